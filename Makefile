@@ -1,0 +1,58 @@
+# Two commands do everything: `make run` and `make test`. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: run test test-slow lint lab bench lock readme clean setup setup-dev
+.DEFAULT_GOAL := run
+
+run: setup  ## Run the main job: real flights, from raw tables to a registered model
+	$(BIN)/mlops-kit run train
+
+test: setup-dev  ## Every test that takes seconds: notebooks and tests/
+	$(BIN)/nbdev-test --n-workers 2
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: setup-dev  ## What takes minutes: fresh clones, long kill loops
+	$(BIN)/pytest -m slow
+
+lint: setup-dev  ## Style, types, and whether notebooks, package and README agree
+	$(BIN)/ruff check nbs tests
+	$(BIN)/ruff format --check nbs tests
+	$(BIN)/mypy
+	$(BIN)/python tests/agree.py
+
+lab: setup  ## JupyterLab on the project
+	$(BIN)/jupyter lab
+
+bench: setup-dev  ## Speed against peers, as ratios in one run
+	$(BIN)/python tests/bench.py
+
+readme: setup-dev  ## README.md from nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
+
+lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the part that runs
+	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o environments/dev/requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra flights $(LOCK) -c environments/dev/requirements.txt -o environments/default/requirements.txt
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+
+clean:  ## Remove everything that can be made again
+	rm -rf .venv runs scratch compiled mlflow.db mlruns build dist *.egg-info .*_cache
+
+setup: .venv/default
+setup-dev: .venv/dev
+
+.venv/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.version_info >= (3, 14))' || { echo "mlops_kit needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another. Type: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	@touch $@
+
+.venv/default: .venv/uv environments/default/requirements.txt pyproject.toml
+	$(UV) --require-hashes -r environments/default/requirements.txt
+	$(UV) --no-deps --editable .
+	@touch $@
+
+.venv/dev: .venv/default environments/dev/requirements.txt
+	$(UV) --require-hashes -r environments/dev/requirements.txt
+	@touch $@
