@@ -12,6 +12,7 @@ __all__ = ['app', 'cache_app', 'Env', 'AsJson', 'Given', 'main', 'parse_given', 
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -272,26 +273,10 @@ def settings(
 
     mlops-kit settings --env prod
     """
-    from mlops_kit.notebooks import find_steps
-    from mlops_kit.settings import bind_pipeline, check_environment, check_settings, kit_settings, read_settings
-
-    root = find_root()
-    text, every = read_settings(root), find_steps(root)
-    names, env = check_settings(text, every), check_environment(text, env)
-    told = {"kit": kit_settings(text, env)}
-    for name in [pipeline] if pipeline else names:
-        bound = bind_pipeline(text, every, name, env)
-        for step, values in bound.values.items():
-            told[f"{name}: {step}"] = {
-                key: value for key, value in values.items() if bound.steps and _is_value(every[step], key)
-            }
+    told = _effective(find_root(), pipeline, env)
     if as_json:
-        _print_json(
-            {
-                owner: {key: {"value": value.value, "origin": value.origin} for key, value in values.items()}
-                for owner, values in told.items()
-            }
-        )
+        plain = {owner: {key: asdict(value) for key, value in values.items()} for owner, values in told.items()}
+        _print_json(plain)
         return
     for owner, values in told.items():
         typer.secho(owner, bold=True)
@@ -299,8 +284,20 @@ def settings(
             typer.echo(f"    {key:<16} {json.dumps(value.value):<34} {value.origin}")
 
 
-def _is_value(step: Any, name: str) -> bool:
-    return step.params[name].word != "output"
+def _effective(root: Path, pipeline: str | None, env: str | None) -> dict[str, dict[str, Any]]:
+    from mlops_kit.notebooks import find_steps
+    from mlops_kit.settings import bind_pipeline, check_environment, check_settings, kit_settings, read_settings
+
+    text, every = read_settings(root), find_steps(root)
+    names, env = check_settings(text, every), check_environment(text, env)
+    told = {"kit": kit_settings(text, env)}
+    for name in [pipeline] if pipeline else names:
+        for step, values in bind_pipeline(text, every, name, env).values.items():
+            edges = every[step].named("input", "output")  # An edge has a value of its own only where settings give it
+            told[f"{name}: {step}"] = {
+                key: value for key, value in values.items() if key not in edges or value.origin != "notebook"
+            }
+    return told
 
 # %% ../nbs/14_cli.ipynb #ab97c3b5
 @app.command()
@@ -320,7 +317,7 @@ def report(
     runs, home = _ledger(env)
     file = home / find_run(runs, name)["run"] / "report.html"
     if not file.exists():
-        from mlops_kit.report import write_report
+        from mlops_kit.evidence import write_report
 
         file = write_report(runs, find_run(runs, name)["run"], home)
     typer.echo(file)

@@ -72,10 +72,8 @@ def _gate(gate: dict, step: dict) -> dict:
 def _gates(steps: list[dict]) -> list[dict]:
     "List the gates, failed ones first, then those with the least room."
     gates = [_gate(gate, step) for step in steps for gate in step["gates"]]
-    return sorted(
-        gates,
-        key=lambda g: (g["passed"], (math.inf if g["passed"] else -math.inf) if g["share"] is None else g["share"]),
-    )
+    unknown = {True: math.inf, False: -math.inf}  # A gate without room to show: last if it passed, first if not
+    return sorted(gates, key=lambda g: (g["passed"], unknown[g["passed"]] if g["share"] is None else g["share"]))
 
 # %% ../nbs/12_report.ipynb #88f13a55
 def _state(
@@ -139,33 +137,34 @@ def _drawing(
     layers = _layers(rank, paths)
     box = (max(108, *(44 + 8 * len(step["name"]) for step in steps)), 46)
     long, wide, gap, beside = (box[1], box[0], 26, 20) if down else (*box, 29, 16)
+    turn = (lambda along, across: (across + 2, along + 2)) if down else (lambda along, across: (along + 2, across + 2))
     most = max(map(len, layers))
-    spots = {
-        slot: (r * (long + gap), (wide + beside) * (i + (most - len(layer)) / 2))
-        for r, layer in enumerate(layers)
-        for i, slot in enumerate(layer)
-    }
-    turn = (lambda pair: (pair[1] + 2, pair[0] + 2)) if down else (lambda pair: (pair[0] + 2, pair[1] + 2))
-    size = turn((len(layers) * (long + gap) - gap + 2, most * (wide + beside) - beside + 2))
-    boxes = [step | dict(zip("xy", turn(spots[step["step"]]), strict=True)) for step in steps]
-    lines = [(_curve([spots[slot] for slot in path], long, wide / 2, turn), path[-1]) for path in paths]
+    spots = _spots(layers, most, long + gap, wide + beside)
     return {
-        "size": size,
+        "size": turn(len(layers) * (long + gap) - gap + 2, most * (wide + beside) - beside + 2),
         "box": box,
-        "boxes": boxes,
-        "lines": lines,
+        "boxes": [step | dict(zip("xy", turn(*spots[step["step"]]), strict=True)) for step in steps],
+        "lines": [(_curve([spots[slot] for slot in path], long, wide / 2, turn), path[-1]) for path in paths],
         "layout": "down" if down else "across",
         "layers": len(layers),
     }
 
+# %% ../nbs/12_report.ipynb #43425182
+def _spots(layers: list[list], most: int, along: int, across: int) -> dict:
+    return {
+        slot: (r * along, across * (i + (most - len(layer)) / 2))
+        for r, layer in enumerate(layers)
+        for i, slot in enumerate(layer)
+    }
+
 
 def _curve(spots: list[tuple], long: int, half: float, turn: Any) -> str:
-    line = "M{:g} {:g}".format(*turn((spots[0][0] + long, spots[0][1] + half)))
+    line = "M{:g} {:g}".format(*turn(spots[0][0] + long, spots[0][1] + half))
     for (start, side), (end, other) in pairwise(spots):
         middle = (start + long + end) / 2
         bends = (middle, side + half), (middle, other + half), (end, other + half)
-        line += "C" + " ".join("{:g} {:g}".format(*turn(bend)) for bend in bends)
-        line += "L{:g} {:g}".format(*turn((end + long, other + half))) if (end, other) != spots[-1] else ""
+        line += "C" + " ".join("{:g} {:g}".format(*turn(*bend)) for bend in bends)
+        line += "L{:g} {:g}".format(*turn(end + long, other + half)) if (end, other) != spots[-1] else ""
     return line
 
 # %% ../nbs/12_report.ipynb #55e76384
@@ -220,6 +219,9 @@ def _when(text: str) -> str:
     time = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
     return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
+# %% ../nbs/12_report.ipynb #a968ae1b
+_STATUSES = ("executed", "cached", "failed", "skipped")
+
 
 def render_run(
     run: dict,  # Record of one run: its state, steps and edges
@@ -230,25 +232,13 @@ def render_run(
     gates = _gates(steps)
     state, causes = _state(run, steps, gates)
     _show_figures(steps)
-    return page(
-        "run.html",
-        **{
-            "run": run,
-            "previous": previous,
-            "steps": steps,
-            "edges": edges,
-            "state": state,
-            "causes": causes,
-            "gates": gates,
-        },
-        graphs=[_drawing(steps, edges, down) for down in (False, True) if steps],
-        last_gates={(gate["step"]["step"], gate["name"]): gate["value"] for gate in _gates(last)},
-        metrics=_compare(steps, last, "metrics"),
-        parameters=_compare(steps, last, "parameters"),
-        data=_data(steps),
-        when=_when(run["started"]) if run.get("started") else "",
-        by={
-            status: [step for step in steps if step["status"] == status]
-            for status in ("executed", "cached", "failed", "skipped")
-        },
-    )
+    facts = {
+        **{"run": run, "previous": previous, "steps": steps, "gates": gates, "edges": edges},
+        **{"state": state, "causes": causes, "when": _when(run["started"]) if run.get("started") else ""},
+        **{field: _compare(steps, last, field) for field in ("metrics", "parameters")},
+        "by": {status: [step for step in steps if step["status"] == status] for status in _STATUSES},
+        "last_gates": {(gate["step"]["step"], gate["name"]): gate["value"] for gate in _gates(last)},
+        "graphs": [_drawing(steps, edges, down) for down in (False, True) if steps],
+        "data": _data(steps),
+    }
+    return page("run.html", **facts)

@@ -520,7 +520,7 @@ def run_pipeline(
 
 
 def _conclude(run: Run) -> dict:
-    from mlops_kit.report import write_report
+    from mlops_kit.evidence import write_report
 
     runs = ledger.read_runs(run.ledger)
     report = write_report(runs, run.name, run.store.home)

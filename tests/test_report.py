@@ -273,6 +273,14 @@ def test_many_figures_do_not_fill_the_page():
     assert page.count('<path d="M0 0M0 0') == 0 and page.count('role="img"') == 1
 
 
+def test_long_error_keeps_its_end():
+    """A traceback of megabytes, in a terminal's colours, shows its end in plain text."""
+    run = example.crashed_run()
+    run["steps"][1]["error"]["traceback"] = "x" * 2_000_000 + "\x1b[31mKeyError\x1b[0m: the end"
+    page = render_run(run)
+    assert len(page) < 300_000 and "KeyError: the end" in page and "\x1b" not in page
+
+
 def test_rendering_leaves_the_record_alone():
     """The same record gives the same page twice."""
     run = example.failed_run()

@@ -115,14 +115,14 @@ def draw_calibration(
     "Draw predicted against observed for the trees and the regression."
     from matplotlib import pyplot as plt
 
-    from mlops_kit.look import style
+    from mlops_kit.look import style, tokens
 
     judged, probability = outcome(truth, scores["trees"])
     groups = min(10, len(truth))
-    with plt.rc_context(style()):
+    with plt.rc_context(style()):  # type: ignore[arg-type]
         fig, ax = plt.subplots()
         drawn = {name: calibration(*outcome(truth, scores[name]), groups) for name in ("trees", "logistic")}
-        _draw_lines(ax, drawn)
+        _draw_lines(ax, drawn, tokens["light"]["c0"])
         ax.set(title=finding(judged, probability), xlabel="mean prediction", ylabel="share that came true")
     worst = drawn["trees"].select((pl.col("predicted") - pl.col("observed")).abs().max()).item()
     fig.set_label(f"{len(truth):,} test rows in {groups} groups. Largest gap of the trees in one group: {worst:.3f}.")
@@ -130,17 +130,11 @@ def draw_calibration(
     return fig
 
 # %% ../../nbs/training/evaluate.ipynb #f8ae1114
-def _draw_lines(ax: Any, drawn: dict[str, pl.DataFrame]) -> None:
-    top = max(table[column].max() for table in drawn.values() for column in ("predicted", "observed"))
-    ax.plot([0, top], [0, top], color="#87909b", linewidth=0.8, linestyle="--")
-    for name, table in drawn.items():
+def _draw_lines(ax: Any, drawn: dict[str, pl.DataFrame], ideal: str) -> None:
+    top = max(float(table[column].to_numpy().max()) for table in drawn.values() for column in table.columns[1:])
+    ax.plot([0, top], [0, top], color=ideal, linewidth=0.8, linestyle="--")
+    for place, (name, table) in zip((-1, 0), drawn.items(), strict=True):  # Names at an end and at a start
         (line,) = ax.plot(table["predicted"], table["observed"])
-        ax.annotate(
-            name,
-            (table["predicted"][-1], table["observed"][-1]),
-            color=line.get_color(),
-            fontweight="bold",
-            xytext=(-4, 6),
-            textcoords="offset points",
-            ha="right",
-        )
+        at = (table["predicted"][place], table["observed"][place])
+        away = {"xytext": (0, 7), "ha": "right"} if place else {"xytext": (4, -4), "ha": "left", "va": "top"}
+        ax.annotate(name, at, color=line.get_color(), fontweight="bold", textcoords="offset points", **away)

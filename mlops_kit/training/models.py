@@ -148,6 +148,10 @@ def fit_model(
 ) -> Model:  # Trees and both baselines
     "Fit the trees and their baselines on the same rows."
     classes = table[label].drop_nulls().unique().sort().to_list()
+    if len(classes) < 2:
+        raise StepError(
+            f"the training rows hold one class only: {classes}", label, "Train on rows that hold two or more."
+        )
     truth = number_classes(table[label], classes)
     categories = find_categories(table, features)
     matrix = encode(table, features, categories)

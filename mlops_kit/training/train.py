@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from ..steps import Input, Output, gate, load_workload, log, read_table
-from .metrics import measure
+from .metrics import log_loss
 from .models import Model, fit_model, number_classes, save_model, score
 
 # %% ../../nbs/training/train.ipynb #a737fd95
@@ -73,8 +73,8 @@ def fold_loss(
     for fit, judge in folds(number_classes(rows[label], classes), ordered, seed=given["seed"]):
         fitted = fit_model(rows[fit], features, label, **lightgbm_names(**given))
         truth = number_classes(rows[judge][label], fitted.classes)
-        losses.append(measure(truth, score(fitted, rows[judge])["trees"])["log_loss"])
-    return float(np.mean(losses))
+        losses.append(log_loss(truth, score(fitted, rows[judge])["trees"]))
+    return sum(losses) / len(losses)
 
 # %% ../../nbs/training/train.ipynb #75f00290
 def tune(
