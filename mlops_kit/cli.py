@@ -47,9 +47,15 @@ def _exit_code(error: BaseException) -> int:
 
 def _complain(error: KitError) -> None:
     if "--json" in sys.argv:
-        _print_json(
-            {"error": {"type": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}}
-        )
+        _print_json({"error": _parts(error)})
+    _say(error)
+
+
+def _parts(error: KitError) -> dict[str, str]:
+    return {"type": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+
+
+def _say(error: KitError) -> None:
     typer.secho(f"error: {error.what}", fg="red", bold=True, err=True)
     for word, text in (("where", error.where), ("do", error.remedy)):
         if text:
@@ -136,41 +142,41 @@ def _show_plan(steps: list[dict], as_json: bool) -> None:
         typer.echo(f"{step['step']:<22} {typer.style(step['status'], fg=colour):<20} {step['reason']}".rstrip())
 
 
+def _run_as_json(done: dict) -> dict:
+    kept = ("status", "seconds", "key", "reason", "gates", "metrics", "error")
+    steps = [{"name": step["step"], **{name: step[name] for name in kept}} for step in done["steps"]]
+    told = {name: done[name] for name in ("run", "status", "seconds", "report")} | {"steps": steps}
+    return told | ({"error": _parts(done["untracked"])} if "untracked" in done else {})
+
+
 def _show_run(done: dict, as_json: bool) -> None:
+    count = {
+        status: sum(step["status"] == status for step in done["steps"])
+        for status in ("executed", "cached", "failed", "skipped")
+    }
+    said = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    typer.echo(f"{done['status']} in {done['seconds']:.1f} s: {said}", err=True)
     failed = next((step for step in done["steps"] if step["status"] == "failed"), None)
+    if failed:
+        error = failed["error"]
+        _say(StepError(error["message"], f"{failed['step']}: {error['where']}", error["remedy"]))
+    if "untracked" in done:
+        _say(done["untracked"])
     if as_json:
-        wanted = ("step", "status", "seconds", "key", "reason", "gates", "metrics", "error")
-        steps = [{"name": step["step"], **{name: step[name] for name in wanted[1:]}} for step in done["steps"]]
-        _print_json(
-            {
-                "run": done["run"],
-                "status": done["status"],
-                "seconds": done["seconds"],
-                "report": done["report"],
-                "steps": steps,
-            }
-        )
+        _print_json(_run_as_json(done))
     else:
-        count = {
-            status: sum(step["status"] == status for step in done["steps"])
-            for status in ("executed", "cached", "failed", "skipped")
-        }
-        said = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-        typer.echo(f"{done['status']} in {done['seconds']:.1f} s: {said}", err=True)
-        if failed:
-            _complain(
-                StepError(
-                    failed["error"]["message"],
-                    f"{failed['step']}: {failed['error']['where']}",
-                    failed["error"]["remedy"],
-                )
-            )
         typer.echo(f"report: {done['report']}")
-    if done["status"] != "passed":
-        kind = failed and failed["error"]["type"]
-        raise typer.Exit(
-            130 if done["status"] == "interrupted" else 3 if kind == "GateFailed" else 4 if kind == "StoreError" else 1
-        )
+    code = _run_code(done["status"], failed["error"]["type"] if failed else "", "untracked" in done)
+    if code:
+        raise typer.Exit(code)
+
+
+def _run_code(status: str, kind: str, untracked: bool) -> int:
+    if status == "interrupted":
+        return 130
+    if status == "failed":
+        return {"GateFailed": 3, "StoreError": 4}.get(kind, 1)
+    return 4 if untracked else 0
 
 # %% ../nbs/14_cli.ipynb #1e661175
 @app.command()
@@ -381,20 +387,18 @@ def cache_size(env: Env = None, as_json: AsJson = False) -> None:
 
 @cache_app.command("verify")
 def cache_verify(env: Env = None, as_json: AsJson = False) -> None:
-    """Read every stored byte, and name what is damaged."""
-    from mlops_kit.store import find_fault
+    """Read every stored byte, and name what is damaged: it will be made anew."""
+    from mlops_kit.store import hold, verify, writing
 
     store = _store(env)
-    faults = {
-        place.name: fault
-        for place in store.objects.glob("*")
-        if (fault := find_fault(store, place.name, bytes_too=True))
-    }
+    with hold(store), writing(store.objects):
+        faults = verify(store)
     if as_json:
         _print_json({"faults": faults})
-    elif not faults:
+        raise typer.Exit(4 if faults else 0)
+    if not faults:
         typer.echo("every stored byte is as it was written")
-    if faults:
+    else:
         told = "; ".join(f"{key[:8]}: {fault}" for key, fault in faults.items())
         raise StoreError(
             f"{len(faults)} stored results are damaged: {told}",

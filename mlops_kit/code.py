@@ -18,7 +18,7 @@ import re
 import symtable
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +32,14 @@ class _Statement:
     node: ast.AST
     source: str
     unit: str = ""  # What people call it, and what its hash is kept under
-    digest: str = ""
+    digest: str = ""  # Of what it does; made when it is first reached, as is what follows the aliases
     binds: set[str] = field(default_factory=set)  # Names of the module that it sets
     mentions: set[str] = field(default_factory=set)  # Names of the module in it
-    uses: set[Dotted] = field(default_factory=set)  # The same, with the attributes and calls that follow
-    words: set[str] = field(default_factory=set)  # Attributes and keywords in it
     aliases: dict[str, list[Dotted]] = field(default_factory=dict)  # Names for imports, and for results of calls
     loads: list[Dotted] = field(default_factory=list)  # Modules that it imports when it is executed
-    imports: list[Dotted] = field(default_factory=list)  # Modules that it or its functions import
+    uses: set[Dotted] = field(default_factory=set)  # What it mentions, with the attributes and calls that follow
+    words: set[str] = field(default_factory=set)  # Attributes and keywords in it
+    imports: list[Dotted] = field(default_factory=list)  # Modules that its functions import
     effect: bool = False  # Whether it counts although nobody mentions it
     placed: bool = False  # Whether it could mean something else at another place of its module
 
@@ -67,14 +67,18 @@ def _walk_eager(node: ast.AST) -> Iterator[ast.AST]:
             yield from _walk_eager(part)
 
 # %% ../nbs/05_code.ipynb #9a1c00ac
-MAKERS = frozenset(
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MAKERS = _words(
     "abstractmethod asynccontextmanager attrgetter auto cache cached_property classmethod col compile computed_field "
     "contextmanager dataclass deleter dict field field_serializer field_validator final float frozenset getLogger "
     "getter int itemgetter len list lit lru_cache methodcaller model_validator namedtuple overload partial property "
-    "range runtime_checkable setter singledispatch staticmethod str total_ordering tuple unique wraps".split()
+    "range runtime_checkable setter singledispatch staticmethod str total_ordering tuple unique wraps"
 )
-PLAIN_BASES = {name for name, value in vars(builtins).items() if isinstance(value, type)} | set(
-    "ABC BaseModel Enum Flag Generic IntEnum IntFlag NamedTuple Protocol StrEnum TypedDict".split()
+PLAIN_BASES = {name for name, value in vars(builtins).items() if isinstance(value, type)} | _words(
+    "ABC BaseModel Enum Flag Generic IntEnum IntFlag NamedTuple Protocol StrEnum TypedDict"
 )
 FRESH = (ast.Call, ast.Constant, ast.JoinedStr, ast.BinOp, ast.Compare, ast.List, ast.Tuple, ast.Dict, ast.Set)
 
@@ -184,17 +188,21 @@ def _read_names(statement: _Statement) -> None:
             chain = (*chain, "=") if len(around.targets) == 1 else chain
         statement.uses.add(chain)
 
-# %% ../nbs/05_code.ipynb #a6c818de
-def _read_imports(statement: _Statement, package: str) -> None:
-    "Note what a statement imports, now and in its functions."
-    for walk, loads in ((ast.walk, statement.imports), (_walk_eager, statement.loads)):
-        loads += [load for node in walk(statement.node) for _, _, load in _imports_of(node, package)]
-    for node in ast.walk(statement.node):
-        for name, target, _ in _imports_of(node, package):
+# %% ../nbs/05_code.ipynb #72fbd281
+def _note_imports(statement: _Statement, nodes: Iterable[ast.AST], package: str, loads: list[Dotted]) -> None:
+    "Note the imports among `nodes`."
+    for node in nodes:
+        for name, target, load in _imports_of(node, package):
+            loads.append(load)
             statement.aliases.setdefault(name, []).append(target)
-        if isinstance(node, ast.ClassDef):  # Becomes an attribute, which a name does not show
-            inside = [name for part in _walk_eager(node) for name, _, _ in _imports_of(part, package)]
-            statement.uses.update((name,) for name in inside)
+
+
+def _read_imports(statement: _Statement, package: str) -> None:
+    "Note what the functions of a statement import, and what its classes keep."
+    nodes = list(ast.walk(statement.node))
+    _note_imports(statement, nodes, package, statement.imports)
+    classes = [part for node in nodes if isinstance(node, ast.ClassDef) for part in _walk_eager(node)]
+    statement.uses.update((name,) for part in classes for name, _, _ in _imports_of(part, package))
     if "*" in statement.aliases:
         statement.uses.add(("*",))
 
@@ -202,7 +210,7 @@ def _read_imports(statement: _Statement, package: str) -> None:
 NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 
-def _read_string(text: str, names: set[str], variables: set[str], ours: Iterable[str]) -> Iterator[Dotted]:
+def _read_string(text: str, names: Set[str], variables: Set[str], ours: Set[str]) -> Iterator[Dotted]:
     "Find what a string may name: `names` of the module, or a dotted name in `ours`."
     if re.fullmatch(f"{NAME}(:{NAME})?", text):
         parts = tuple(re.split("[.:]", text))
@@ -217,7 +225,7 @@ def _read_string(text: str, names: set[str], variables: set[str], ours: Iterable
             yield parts
 
 # %% ../nbs/05_code.ipynb #6d34e429
-def _read_strings(statement: _Statement, names: set[str], variables: set[str], ours: Iterable[str]) -> None:
+def _read_strings(statement: _Statement, names: Set[str], variables: Set[str], ours: Set[str]) -> None:
     "Note what the strings of a statement may name."
     nodes = list(ast.walk(statement.node))
     hints = [hint for node in nodes for part in ("annotation", "returns") if (hint := getattr(node, part, None))]
@@ -253,9 +261,8 @@ def _parse(source: str, label: str) -> list[_Statement]:
 MAGIC = re.compile(r"^\s*([\w, ]+=\s*)?[%!?]|\?\s*$", re.MULTILINE)
 
 
-def _parse_cell(label: str, source: str, notebook: str) -> list[_Statement]:
+def _parse_cell(label: str, source: str, unit: str) -> list[_Statement]:
     "Take a cell apart; a run cell is one statement."
-    unit = f"{label} of {notebook}"
     try:
         if not label.startswith("run"):
             return _parse(source, label)
@@ -265,12 +272,24 @@ def _parse_cell(label: str, source: str, notebook: str) -> list[_Statement]:
             raise
         return [_Statement(ast.Module([], []), source, unit, _hash(source), words={"get_ipython"})]
 
+# %% ../nbs/05_code.ipynb #f4cdfe39
+def _parse_cells(cells: Sequence[tuple[str, str]], notebook: str) -> Iterator[_Statement]:
+    "Take all cells apart; units are counted anew, so that a new cell of prose above renames none."
+    counts: Counter = Counter()
+    for label, source in cells:
+        kind = label.rstrip("0123456789 ")
+        counts[kind] += 1
+        yield from _parse_cell(label, source, f"{kind} {counts[kind]} of {notebook}")
+
 # %% ../nbs/05_code.ipynb #8023912c
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Module:
     name: str
+    package: str  # Package that its relative imports start from
+    ours: frozenset[str]  # Names of our packages
     statements: list[_Statement]
-    names: dict[str, list[_Statement]]  # Name -> the statements that bind it, in their order
+    names: dict[str, list[_Statement]] = field(default_factory=dict)  # Name -> what binds it, in order
+    variables: set[str] = field(default_factory=set)  # Names that are neither function, class nor import
 
 
 KINDS: dict[type, str] = {ast.ClassDef: "class"}
@@ -278,7 +297,7 @@ KINDS |= dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef), "function")
 KINDS |= dict.fromkeys((ast.Assign, ast.AnnAssign, ast.AugAssign), "constant")
 KINDS |= dict.fromkeys((ast.Import, ast.ImportFrom), "import")
 
-
+# %% ../nbs/05_code.ipynb #10840005
 def _name_unit(statement: _Statement, module: str) -> str:
     if not statement.binds:
         return f"import-time code of {module}"
@@ -288,62 +307,66 @@ def _name_unit(statement: _Statement, module: str) -> str:
 # %% ../nbs/05_code.ipynb #660e922d
 def _is_foreign(statement: _Statement, ours: Iterable[str]) -> bool:
     "Tell whether a statement imports from others."
-    return isinstance(statement.node, ast.Import | ast.ImportFrom) and statement.imports[0][0] not in ours
+    return isinstance(statement.node, ast.Import | ast.ImportFrom) and statement.loads[0][0] not in ours
 
 
-def _find_effects(statements: list[_Statement], own: set[str], code: set[str], ours: Iterable[str]) -> None:
+def _find_effects(module: _Module, own: set[str]) -> None:
     "Mark the statements that count although nobody mentions them."
     plain: set[str] = set()  # Classes that may be a base without an effect
-    used = {name for s in statements if KINDS.get(type(s.node)) != "import" for name in s.mentions}
-    for s in statements:
+    code = own - module.variables
+    used = {name for s in module.statements if KINDS.get(type(s.node)) != "import" for name in s.mentions}
+    for s in module.statements:
         s.effect = bool(s.unit) or any(_acts(node, own, code, plain) for node in _walk_eager(s.node))
-        if _is_foreign(s, ours) and not s.binds & used:
-            s.effect |= s.imports[0][0] not in sys.stdlib_module_names
+        if _is_foreign(s, module.ours) and not s.binds & used:
+            s.effect |= s.loads[0][0] not in sys.stdlib_module_names
         if isinstance(s.node, ast.ClassDef):
             hooked = s.effect or any("init_subclass__" in getattr(part, "name", "") for part in s.node.body)
             (plain.discard if hooked else plain.add)(s.node.name)
 
-# %% ../nbs/05_code.ipynb #cd0e4d21
-def _place(statement: _Statement, own: set[str], bound: Counter) -> bool:
-    "Tell whether a move could change what a statement means: it acts, it reads our names at import, it rebinds one."
-    names = [node for node in _walk_eager(statement.node) if isinstance(node, ast.Name)]
-    reads = {name.id for name in names if isinstance(name.ctx, ast.Load)} & own
-    return statement.effect or bool(reads) or any(bound[name] > 1 for name in statement.binds)
-
-
-def _digest(statement: _Statement) -> str:
-    if isinstance(statement.node, ast.Import | ast.ImportFrom):
-        return _hash(str(statement.aliases))  # However it is written
-    return _hash(ast.dump(statement.node))
-
 # %% ../nbs/05_code.ipynb #4414fcfc
-def _index(name: str, package: str, statements: list[_Statement], ours: Iterable[str]) -> _Module:
-    "Complete the statements of one module, now that all are known."
-    for s in statements:
-        _read_imports(s, package)
-    bound = Counter(name for s in statements for name in s.binds)
-    own = {name for s in statements if not _is_foreign(s, ours) for name in s.binds}
-    if any("*" in s.aliases for s in statements):
-        own |= {name for s in statements for name in s.mentions}
-    kinds = {name: KINDS.get(type(s.node), "") for s in statements for name in s.binds}
-    variables = {name for name, kind in kinds.items() if kind in ("constant", "")}
-    _find_effects(statements, own, own - variables, ours)
-    for s in statements:
-        s.placed = not s.unit and _place(s, own, bound)
-        if not (s.effect and isinstance(s.node, DEFINITIONS)):  # Who decorates it may read its docstring: a prompt
-            _drop_docstrings(s.node)
-        _read_names(s)
-        s.uses = {use for use in s.uses if use[0] in s.mentions or use[0] in s.aliases}
-        _read_strings(s, set(bound), variables, ours)
-        s.unit, s.digest = s.unit or _name_unit(s, name), s.digest or _digest(s)
-    return _Module(name, statements, {name: [s for s in statements if name in s.binds] for name in bound})
+def _has_place(statement: _Statement, own: set[str], names: Mapping[str, list[_Statement]]) -> bool:
+    nodes = [node for node in _walk_eager(statement.node) if isinstance(node, ast.Name)]
+    reads = {node.id for node in nodes if isinstance(node.ctx, ast.Load)} & own
+    return statement.effect or bool(reads) or any(len(names[name]) > 1 for name in statement.binds)
+
+# %% ../nbs/05_code.ipynb #0c03d9b9
+def _index(module: _Module) -> _Module:
+    "Learn the names and the effects of a module from all its statements."
+    for s in module.statements:
+        _note_imports(s, _walk_eager(s.node), module.package, s.loads)
+        for name in s.binds:
+            module.names.setdefault(name, []).append(s)
+            if KINDS.get(type(s.node), "constant") == "constant":
+                module.variables.add(name)
+    own = {name for s in module.statements if not _is_foreign(s, module.ours) for name in s.binds}
+    if any("*" in s.aliases for s in module.statements):
+        own |= {name for s in module.statements for name in s.mentions}
+    _find_effects(module, own)
+    for s in module.statements:
+        s.placed = not s.unit and _has_place(s, own, module.names)
+        s.unit = s.unit or _name_unit(s, module.name)
+    return module
+
+# %% ../nbs/05_code.ipynb #d07c170d
+def _complete(statement: _Statement, module: _Module) -> None:
+    "Learn what a statement uses, once."
+    if statement.digest:
+        return
+    if not (statement.effect and isinstance(statement.node, DEFINITIONS)):  # Who decorates it may read its docstring
+        _drop_docstrings(statement.node)
+    imported = isinstance(statement.node, ast.Import | ast.ImportFrom)  # The same, however it is written
+    statement.digest = _hash(str(statement.aliases) if imported else ast.dump(statement.node))
+    _read_names(statement)
+    _read_imports(statement, module.package)
+    statement.uses = {use for use in statement.uses if use[0] in statement.mentions or use[0] in statement.aliases}
+    _read_strings(statement, module.names.keys(), module.variables, module.ours)
 
 # %% ../nbs/05_code.ipynb #43f9e564
 @functools.lru_cache(maxsize=4096)
 def _index_file(file: Path, name: str, ours: frozenset[str], size: int, mtime: int) -> _Module:
     source = file.read_text(encoding="utf-8-sig") if size else ""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    return _index(name, package, _parse(source, str(file)), ours)
+    return _index(_Module(name, package, ours, _parse(source, str(file))))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -360,7 +383,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 class _Walk:
     notebook: _Module
     packages: Mapping[str, Path]
-    resolved: Mapping[str, str]  # Function -> the module that its call gives
+    resolved: Mapping[str, str]  # Function -> the module that its call gives; dotted -> "": not to be followed
     modules: dict[str, _Module | None] = field(default_factory=dict)  # Loaded; None: there is no such module
     reached: dict[_Statement, _Module] = field(default_factory=dict)
     waiting: list[_Statement] = field(default_factory=list)
@@ -370,8 +393,9 @@ class _Walk:
     reads_files: bool = False  # Whether something reads what lies beside a module
     reads_sources: bool = False  # Whether something reads code as text
 
-
+# %% ../nbs/05_code.ipynb #fe9da62c
 def _reach(walk: _Walk, module: _Module, statement: _Statement) -> None:
+    _complete(statement, module)
     if statement not in walk.reached:
         walk.reached[statement] = module
         walk.waiting.append(statement)
@@ -388,7 +412,7 @@ def _find_file(packages: Mapping[str, Path], name: str) -> Path | None:
             return file
     return place if place.is_dir() and next(place.rglob("*.py"), None) else None
 
-
+# %% ../nbs/05_code.ipynb #2a36be45
 def _load(walk: _Walk, name: str) -> _Module | None:
     "Load a module of ours, once."
     if name not in walk.modules:
@@ -434,7 +458,7 @@ def _follow(walk: _Walk, module: _Module, path: Dotted) -> None:
     else:
         _ask(walk, module, path[1:])
 
-
+# %% ../nbs/05_code.ipynb #a2bae7f9
 def _follow_alias(walk: _Walk, module: _Module, statement: _Statement, path: Dotted) -> None:
     "Reach what the first name of `path` stands for in `statement`."
     for target in statement.aliases.get(path[0], ()):
@@ -443,7 +467,7 @@ def _follow_alias(walk: _Walk, module: _Module, statement: _Statement, path: Dot
         else:
             _follow(walk, module, (*target, *path[1:]))
 
-# %% ../nbs/05_code.ipynb #a2bae7f9
+# %% ../nbs/05_code.ipynb #40eb0e33
 def _take(walk: _Walk, name: str, rest: Dotted) -> None:
     "Reach `rest` in our module `name`."
     module = _load(walk, name)
@@ -451,6 +475,8 @@ def _take(walk: _Walk, name: str, rest: Dotted) -> None:
         return
     if not rest:
         return _take_whole(walk, module)
+    if walk.resolved.get(f"{name}.{rest[0]}") == "":
+        return
     inner = _load(walk, f"{name}.{rest[0]}")
     if inner:
         _take(walk, inner.name, rest[1:])
@@ -459,14 +485,14 @@ def _take(walk: _Walk, name: str, rest: Dotted) -> None:
     elif not inner:
         _take_whole(walk, module)
 
-
+# %% ../nbs/05_code.ipynb #81f5a34a
 def _take_whole(walk: _Walk, module: _Module) -> None:
     "Reach every statement of a module that is used as a value, and all modules in it."
     if module in walk.whole:
         return
     walk.whole.add(module)
     for name in module.names:
-        _follow(walk, module, (name,))
+        _follow(walk, module, (name, "*"))  # And all of what it stands for, where that is ours
     file = _find_file(walk.packages, module.name) if module is not walk.notebook else None
     folder = file.parent if file and file.name == "__init__.py" else file
     for place in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
@@ -483,16 +509,16 @@ def _resolve(walk: _Walk, path: Dotted) -> None:
             _follow(walk, walk.notebook, ("", *target, *(rest[1:] if rest[:1] == ("()",) else ())))
 
 # %% ../nbs/05_code.ipynb #a14a5c25
-DYNAMIC = frozenset(  # Import by name, unpickle, run text, or climb to other modules
+DYNAMIC = _words(  # Import by name, unpickle, run text, or climb to other modules
     "__builtins__ __globals__ __import__ __subclasses__ _getframe allow_pickle builtins cloudpickle currentframe dill "
     "entry_points exec_module f_back f_globals get_ipython get_objects import_module joblib load_model load_module "
-    "pickle pkgutil read_pickle runpy shelve spec_from_file_location SourceFileLoader".split()
+    "pickle pkgutil read_pickle runpy shelve spec_from_file_location SourceFileLoader"
 )
-SPACES = frozenset("dir globals locals vars".split())  # List the names of a module
-FILES = frozenset("__file__ __path__ get_data resources".split())  # Read what lies beside a module
-SOURCES = frozenset("__doc__ getdoc getsource getsourcelines model_json_schema".split())  # Read code as text
+SPACES = _words("dir globals locals vars")  # List the names of a module
+FILES = _words("__file__ __path__ get_data resources")  # Read what lies beside a module
+SOURCES = _words("__doc__ getdoc getsource getsourcelines model_json_schema")  # Read code as text
 
-
+# %% ../nbs/05_code.ipynb #1cac4777
 def _ask(walk: _Walk, module: _Module, path: Iterable[str]) -> None:
     "Widen the walk where words of others, met in `module`, ask for it."
     words = set(path)
@@ -505,13 +531,13 @@ def _ask(walk: _Walk, module: _Module, path: Iterable[str]) -> None:
         for name in walk.packages:
             _take(walk, name, ())
 
-# %% ../nbs/05_code.ipynb #1cac4777
+# %% ../nbs/05_code.ipynb #27f59c92
 def _visit(walk: _Walk, module: _Module, statement: _Statement) -> None:
     "Follow all that a statement mentions."
     for path in statement.imports:
         _load_path(walk, path)
     trusted = {"import_module"} if statement.binds & walk.resolved.keys() else set()
-    for path in sorted(statement.uses):
+    for path in statement.uses:
         if path[-1] == "=" and path[-3] not in walk.resolved:
             path = path[:-1]
         if not trusted & set(path):
@@ -541,7 +567,7 @@ def _list_statements(walk: _Walk, module: _Module) -> Iterator[tuple[str, str, s
     placed = [s.unit for s in reached if s.placed or module in walk.whole or (acts and s.unit.startswith("import "))]
     yield from _list_order(f"statements in {module.name}", placed)
 
-
+# %% ../nbs/05_code.ipynb #e38db3b3
 def _list_order(name: str, items: list[str]) -> Iterator[tuple[str, str, str]]:
     if len(items) > 1:
         yield f"order of {name}", _hash("\n".join(items)), "\n".join(items)
@@ -553,7 +579,7 @@ def _list_files(walk: _Walk) -> Iterator[tuple[str, str, str]]:
         listing = "\n".join(f"{file.relative_to(folder)} {_hash_file(file, *_stamp(file))}" for file in files)
         yield f"files of {name}", _hash(listing), listing
 
-# %% ../nbs/05_code.ipynb #e38db3b3
+# %% ../nbs/05_code.ipynb #7cc6a73d
 def _list_units(walk: _Walk) -> Iterator[tuple[str, str, str]]:
     "Walk, and list all that was found."
     _touch(walk, walk.notebook)
@@ -566,16 +592,17 @@ def _list_units(walk: _Walk) -> Iterator[tuple[str, str, str]]:
     yield from _list_order("imports", imports)
     yield from _list_files(walk)
 
-
+# %% ../nbs/05_code.ipynb #1e89dc4b
 def read_code(
     cells: Sequence[tuple[str, str]],  # (label, source) of the cells a run executes; run cells: "run cell 1"
     packages: Mapping[str, Path],  # Our packages: name -> folder
     notebook: str,  # Short name of the notebook, such as "training.train"
-    resolved: Mapping[str, str] | None = None,  # Function -> dotted module that its call gives
+    resolved: Mapping[str, str]
+    | None = None,  # Function -> module that its call gives; dotted function -> "": leave out
 ) -> Code:  # Every statement that a run can reach
     "Find the code that the cells of a notebook depend on."
-    statements = [statement for label, source in cells for statement in _parse_cell(label, source, notebook)]
-    walk = _Walk(_index(notebook, "", statements, packages), packages, resolved or {})
+    module = _Module(notebook, "", frozenset(packages), list(_parse_cells(cells, notebook)))
+    walk = _Walk(_index(module), packages, resolved or {})
     units: dict[str, tuple[str, str]] = {}
     for unit, digest, source in _list_units(walk):
         before = units.get(unit)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .project import StoreError
+from .store import writing
 
 # %% ../nbs/07_ledger.ipynb #be5878a3
 SCHEMA = 1
@@ -29,19 +30,13 @@ def append(
     line = json.dumps(
         {"schema": SCHEMA, "event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}, default=str
     )
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "ab+") as stream:
             whole = stream.tell() == 0 or _ends_whole(stream)
             stream.write((line + "\n").encode() if whole else ("\n" + line + "\n").encode())
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the ledger: {error.strerror}",
-            str(file),
-            "Free space or mend the permissions, then run again: what is stored is kept.",
-        ) from None
 
 
 def _ends_whole(stream) -> bool:

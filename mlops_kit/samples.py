@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .graph import Graph, build_graph
+from .notebooks import Step
 from .project import StepError
 from .runner import prepare, run_pipeline
 from .settings import Value
@@ -29,15 +30,19 @@ def _run(graph: Graph, store: Store, root: Path) -> dict:
     return done
 
 
+def _defaults(step: Step, graph: Graph) -> dict[str, Value]:
+    "Settings are for the whole data; a sample is made with the notebook's own values."
+    values = {param.name: Value(param.default, "notebook") for param in step.params.values()}
+    return values | {name: value for name, value in graph.pipeline.values[step.name].items() if name == "workload"}
+
+
 def _part(graph: Graph, paths: dict[str, Path]) -> Graph:
     steps = tuple(step for step in graph.order if step.named("input") and not step.named("effect"))
-    values = {step.name: dict(graph.pipeline.values[step.name]) for step in steps}
+    values = {step.name: _defaults(step, graph) for step in steps}
     for step in steps:
         for name in step.named("input"):
             if name in paths:
                 values[step.name][name] = Value(str(paths[name]), "sample")
-        if "quality" in step.params:  # Bars are for the whole data; a sample has the notebook's own
-            values[step.name]["quality"] = Value(step.params["quality"].default, "sample")
     return build_graph(replace(graph.pipeline, steps=steps, values=values))
 
 # %% ../nbs/16_samples.ipynb #87827607
@@ -57,7 +62,8 @@ def make_samples(
             tables = load_workload(graph.pipeline.workload).sample(read_tables((store.data / name).resolve()))
             paths[name] = write_tables(draft / name, tables)
         _run(_part(graph, paths), scratch, root)
-        for link in sorted(scratch.data.iterdir()):
+        read = {name for step in graph.order for name in step.named("input")}
+        for link in sorted(place for place in scratch.data.iterdir() if place.name in read):
             shutil.copytree(link.resolve(), draft / link.name) if link.is_dir() else shutil.copy(
                 link.resolve(), draft / link.name
             )

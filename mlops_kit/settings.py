@@ -29,7 +29,7 @@ KIT = {
             "tracking_uri",
             "str",
             "sqlite:///mlflow.db",
-            "MLflow tracking store and model registry; MLFLOW_TRACKING_URI wins",
+            "MLflow tracking store and model registry, or nothing; MLFLOW_TRACKING_URI wins",
         ),
         Param("jobs", "int", 2, "Steps that run at the same time"),
     ]

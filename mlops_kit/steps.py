@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from .project import GateFailed, SettingsError, find_root, nearest, own_package, path
-from .tables import read_table, read_tables, scan_table, write_table, write_tables
+from .tables import read_table, read_tables, scan_table, to_polars, write_table, write_tables
 
 __all__ = [
     "Effect",
@@ -90,9 +90,7 @@ def _as_record(name: str, value: Any) -> dict:
 
 
 def _as_rows(frame: Any) -> dict:
-    from mlops_kit.tables import _to_polars
-
-    table = _to_polars(frame)
+    table = to_polars(frame)
     left_out = len(table) - MAX_ROWS
     return {
         "columns": table.columns,
@@ -107,11 +105,13 @@ def _show(name: str, value: Any) -> None:
 
         display(value)
     else:
-        print(
-            f"{name.replace('_', ' ')}: {value:,.4g}"
-            if isinstance(value, float)
-            else f"{name.replace('_', ' ')}: {value}"
-        )
+        print(f"{name.replace('_', ' ')}: {_written(value)}")
+
+
+def _written(value: Any) -> str:
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 # %% ../nbs/01_steps.ipynb #e36de674
 def _meets(value: float | None, at_least: float | None, at_most: float | None, equals: float | None) -> bool:
@@ -126,7 +126,7 @@ def _meets(value: float | None, at_least: float | None, at_most: float | None, e
 
 def _wish(at_least: float | None, at_most: float | None, equals: float | None) -> str:
     words = {"at least": at_least, "at most": at_most, "exactly": equals}
-    return " and ".join(f"{word} {bar:g}" for word, bar in words.items() if bar is not None)
+    return " and ".join(f"{word} {_written(float(bar))}" for word, bar in words.items() if bar is not None)
 
 # %% ../nbs/01_steps.ipynb #d12f7150
 def gate(
@@ -154,7 +154,7 @@ def gate(
         remedy=remedy,
         note=note,
     )
-    found = "has no value" if value is None else f"is {value:.4g}"
+    found = "has no value" if value is None else f"is {_written(value)}"
     message = f"{name} {found}; the bar is {_wish(at_least, at_most, equals)}"
     if not passed:
         raise GateFailed(message, note, remedy)

@@ -8,16 +8,17 @@ Docs: https://mlops-kit.github.io/mlops-kit/tracking.html.md"""
 __all__ = ['connect', 'track', 'alias_version', 'register_package']
 
 # %% ../nbs/13_tracking.ipynb #cdcfc16f
-import json
+import contextlib
 import logging
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from . import ledger
 from .probes import tracking_uri
-from .project import StoreError
+from .project import StepError, StoreError, read_json
 from .store import Memo, describe
 
 # %% ../nbs/13_tracking.ipynb #e7e8629d
@@ -25,6 +26,9 @@ def connect(
     uri: str,  # MLflow tracking URI; it holds the registry, too
 ) -> Any:  # MlflowClient
     "Connect to MLflow, or say what is wrong with its store."
+    if not uri:
+        raise StoreError("settings name no MLflow store", "tracking_uri", "Name one: models are registered there.")
+    _check_sqlite(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -40,6 +44,18 @@ def connect(
         if "sqlalchemy" in type(error).__module__:
             raise _unusable(uri, error) from None
         raise
+
+
+def _check_sqlite(uri: str) -> None:
+    file = Path(unquote(urlparse(uri).path)[1:])
+    if not uri.startswith("sqlite:") or not file.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(file, timeout=60)) as database:
+            database.execute("select name from sqlite_master").fetchall()
+            database.execute("begin immediate")  # Asks for the right to write, and changes nothing
+    except sqlite3.Error as error:
+        raise _unusable(uri, error) from None
 
 
 def _unusable(uri: str, error: Exception) -> StoreError:
@@ -118,6 +134,9 @@ def track(
     file: Path,  # The ledger
 ) -> int:  # Runs written
     "Write every run that ran something and is not yet in MLflow."
+    uri = tracking_uri()
+    if not uri:
+        return 0
     waiting = [
         run
         for run in ledger.read_runs(file)
@@ -127,14 +146,27 @@ def track(
     ]
     if not waiting:
         return 0
-    uri = tracking_uri()
     client = connect(uri)
     for run in waiting:
-        experiment = _experiment(client, uri, run["workload"] or run["pipeline"])
-        found = client.search_runs([experiment], f"tags.`mlops_kit.run` = '{run['run']}'", max_results=1)
-        parent = found[0].info.run_id if found else _track_run(client, experiment, run, file.parent)
+        try:
+            experiment = _experiment(client, uri, run["workload"] or run["pipeline"])
+            parent = _find(client, experiment, run["run"]) or _track_run(client, experiment, run, file.parent)
+        except Exception as error:
+            raise _unusable(uri, error) from None
         ledger.append(file, "tracked", run=run["run"], mlflow_run=parent)
     return len(waiting)
+
+
+def _find(client: Any, experiment: str, run: str) -> str | None:
+    whole = None
+    for found in client.search_runs([experiment], f"tags.`mlops_kit.run` = '{run}'"):
+        if found.info.status != "RUNNING":
+            whole = found.info.run_id
+            continue
+        half = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'")
+        for one in (*half, found):
+            client.delete_run(one.info.run_id)
+    return whole
 
 # %% ../nbs/13_tracking.ipynb #e1066b79
 def alias_version(
@@ -157,15 +189,29 @@ def register_package(
     package: Path,  # Folder with registration.json and an MLflow model
 ) -> str:  # Version
     "Register a package, and give it its alias."
-    said = json.loads((package / "registration.json").read_text())
+    said = _registration(package)
     name, digest, uri = said["name"], describe(package, Memo(package / "no-memo"))["digest"], tracking_uri()
     client = connect(uri)
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    same = client.search_model_versions(f"name = '{name}' and tags.`mlops_kit.package` = '{digest}'")
-    version = same[0].version if same else _new_version(client, uri, name, package, digest)
-    client.set_registered_model_alias(name, said["alias"], version)
+    try:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        same = client.search_model_versions(f"name = '{name}' and tags.`mlops_kit.package` = '{digest}'")
+        version = same[0].version if same else _new_version(client, uri, name, package, digest)
+        client.set_registered_model_alias(name, said["alias"], version)
+    except Exception as error:
+        raise _unusable(uri, error) from None
     return str(version)
+
+
+def _registration(package: Path) -> dict:
+    said = read_json(package / "registration.json")
+    if isinstance(said, dict) and all(isinstance(said.get(key), str) for key in ("name", "alias")):
+        return said
+    raise StepError(
+        "registration.json does not say what to register",
+        str(package / "registration.json"),
+        'Write {"name": "MODEL", "alias": "challenger"} into it.',
+    )
 
 
 def _new_version(client: Any, uri: str, name: str, package: Path, digest: str) -> str:

@@ -11,6 +11,7 @@ __all__ = ['complete', 'add_month', 'describe', 'empty_features', 'leaks']
 import polars as pl
 
 from ..project import StepError
+from ..tables import to_polars
 from ..steps import Input, Output, gate, load_workload, log, read_tables, write_table
 
 # %% ../../nbs/dataops/features.ipynb #fca67817
@@ -19,9 +20,7 @@ def complete(
     columns: list[str],  # Key, label and declared features, in order
 ) -> pl.DataFrame:  # Gold
     "Collect gold, and demand that it has the declared columns and no other."
-    import narwhals as nw
-
-    gold = nw.from_native(built).lazy().collect("polars").to_native()
+    gold = to_polars(built)
     absent, extra = set(columns) - set(gold.columns), set(gold.columns) - set(columns)
     if absent or extra:
         raise StepError(

@@ -10,10 +10,10 @@ __all__ = ['land', 'describe', 'changed_sources']
 # %% ../../nbs/dataops/ingest.ipynb #d06398b7
 from collections.abc import Callable, Iterable
 
-import narwhals as nw
 import polars as pl
 
 from ..probes import ask
+from ..tables import to_polars
 from ..steps import Output, Probe, gate, load_workload, log, probe, write_tables
 
 # %% ../../nbs/dataops/ingest.ipynb #64a854ff
@@ -23,8 +23,7 @@ def land(
     until: str | None = None,  # Last month to land
 ) -> dict[str, pl.DataFrame]:  # {source: rows as they came}
     "Read every source."
-    read = {source: nw.from_native(read_source(source, until)) for source in sources}
-    return {source: frame.lazy().collect("polars").to_native() for source, frame in read.items()}
+    return {source: to_polars(read_source(source, until)) for source in sources}
 
 # %% ../../nbs/dataops/ingest.ipynb #042aa8e9
 def describe(

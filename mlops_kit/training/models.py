@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/models.html.md"""
 
 # %% auto #0
 __all__ = ['FIXED', 'find_categories', 'encode', 'fit_trees', 'fit_logistic', 'score_logistic', 'Model', 'fit_model',
-           'number_classes', 'score', 'save_model', 'load_model']
+           'number_classes', 'score', 'save_model', 'load_model', 'Scorer']
 
 # %% ../../nbs/training/models.ipynb #f814938d
 import json
@@ -212,3 +212,19 @@ def load_model(
         return Model(**about, trees=(path(place) / "model.txt").read_text())
     except (OSError, ValueError, TypeError) as error:
         raise StepError(f"there is no model to read: {error}", str(path(place)), "Run the step that trains.") from error
+
+# %% ../../nbs/training/models.ipynb #238f77eb
+class Scorer:
+    "What MLflow calls: a model that answers with one column a class."
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def predict(self, model_input, params: dict | None = None):  # pandas frame -> pandas frame
+        "Score rows with the trees."
+        rows = score(self.model, pl.from_pandas(model_input))["trees"]
+        return pl.DataFrame(rows, schema=[str(value) for value in self.model.classes]).to_pandas()
+
+
+def _load_pyfunc(place: str) -> Scorer:
+    return Scorer(load_model(place))
