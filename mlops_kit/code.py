@@ -172,21 +172,26 @@ def _read_chain(name: ast.Name, parents: dict[ast.AST, ast.AST]) -> tuple[Dotted
         node, around = around, parents[around]
 
 # %% ../nbs/05_code.ipynb #d3b086ec
-def _read_names(statement: _Statement) -> None:
-    "Note the chains and the words of a statement."
-    parents = {child: node for node in ast.walk(statement.node) for child in ast.iter_child_nodes(node)}
-    for node in parents:
-        if isinstance(node, ast.Attribute | ast.keyword):
-            statement.words.add(node.attr if isinstance(node, ast.Attribute) else node.arg or "")
-        if not isinstance(node, ast.Name):
-            continue
+def _read_names(statement: _Statement, nodes: list[ast.AST]) -> None:
+    "Note the chains of a statement, and the names it gives to results."
+    parents = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
+    classes = {part for node in nodes if isinstance(node, ast.ClassDef) for part in _walk_eager(node)}
+    for node in (node for node in nodes if isinstance(node, ast.Name)):
         chain, around = _read_chain(node, parents)
-        if isinstance(around, ast.Assign) and isinstance(node.ctx, ast.Store) and len(chain) == 1:
-            continue  # What is only set is not used
-        if chain[-1] == "()" and isinstance(around, ast.Assign) and isinstance(around.targets[0], ast.Name):
-            statement.aliases.setdefault(around.targets[0].id, []).append(chain)
-            chain = (*chain, "=") if len(around.targets) == 1 else chain
+        if isinstance(around, ast.Assign):
+            if isinstance(node.ctx, ast.Store) and len(chain) == 1:
+                continue  # What is only set is not used
+            target = around.targets[0]
+            if chain[-1] == "()" and isinstance(target, ast.Name) and around not in classes:
+                statement.aliases.setdefault(target.id, []).append(chain)
+                chain = (*chain, "=") if len(around.targets) == 1 else chain
         statement.uses.add(chain)
+    statement.uses |= {(name,) for name in statement.mentions if re.match("_.+__", name)}  # `__f`, as a class spells it
+
+
+def _read_words(nodes: list[ast.AST]) -> set[str]:
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {node.arg for node in nodes if isinstance(node, ast.keyword) and node.arg}
 
 # %% ../nbs/05_code.ipynb #72fbd281
 def _note_imports(statement: _Statement, nodes: Iterable[ast.AST], package: str, loads: list[Dotted]) -> None:
@@ -197,9 +202,8 @@ def _note_imports(statement: _Statement, nodes: Iterable[ast.AST], package: str,
             statement.aliases.setdefault(name, []).append(target)
 
 
-def _read_imports(statement: _Statement, package: str) -> None:
+def _read_imports(statement: _Statement, nodes: list[ast.AST], package: str) -> None:
     "Note what the functions of a statement import, and what its classes keep."
-    nodes = list(ast.walk(statement.node))
     _note_imports(statement, nodes, package, statement.imports)
     classes = [part for node in nodes if isinstance(node, ast.ClassDef) for part in _walk_eager(node)]
     statement.uses.update((name,) for part in classes for name, _, _ in _imports_of(part, package))
@@ -212,27 +216,24 @@ NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 def _read_string(text: str, names: Set[str], variables: Set[str], ours: Set[str]) -> Iterator[Dotted]:
     "Find what a string may name: `names` of the module, or a dotted name in `ours`."
-    if re.fullmatch(f"{NAME}(:{NAME})?", text):
-        parts = tuple(re.split("[.:]", text))
-        if parts[0] in names:
+    alone = re.fullmatch(f"{NAME}(:{NAME})?", text)
+    for word in [text.replace(":", ".")] if alone else re.findall(NAME, text):
+        parts = tuple(word.split("."))
+        if parts[0] in (names if alone or f"@{word}" in text else variables):
             yield parts
         if parts[0] in ours and len(parts) > 1:
             yield ("", *parts)
-        return
-    for word in re.findall(NAME, text):
-        parts = tuple(word.split("."))
-        if parts[0] in (names if f"@{word}" in text else variables):
-            yield parts
 
 # %% ../nbs/05_code.ipynb #6d34e429
-def _read_strings(statement: _Statement, names: Set[str], variables: Set[str], ours: Set[str]) -> None:
-    "Note what the strings of a statement may name."
-    nodes = list(ast.walk(statement.node))
+def _read_strings(nodes: list[ast.AST], names: Set[str], variables: Set[str], ours: Set[str]) -> set[Dotted]:
+    "List what the strings of a statement may name."
     hints = [hint for node in nodes for part in ("annotation", "returns") if (hint := getattr(node, part, None))]
-    typed = {id(part) for hint in hints for part in ast.walk(hint)}
+    typed = {part for hint in hints for part in ast.walk(hint)}
+    found: set[Dotted] = set()
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            statement.uses.update(_read_string(node.value, names, names if id(node) in typed else variables, ours))
+            found.update(_read_string(node.value, names, names if node in typed else variables, ours))
+    return found
 
 # %% ../nbs/05_code.ipynb #e0b92105
 def _split(body: list[ast.stmt], source: str) -> Iterator[tuple[ast.AST, str]]:
@@ -356,10 +357,12 @@ def _complete(statement: _Statement, module: _Module) -> None:
         _drop_docstrings(statement.node)
     imported = isinstance(statement.node, ast.Import | ast.ImportFrom)  # The same, however it is written
     statement.digest = _hash(str(statement.aliases) if imported else ast.dump(statement.node))
-    _read_names(statement)
-    _read_imports(statement, module.package)
+    nodes = list(ast.walk(statement.node))
+    _read_names(statement, nodes)
+    _read_imports(statement, nodes, module.package)
+    statement.words |= _read_words(nodes)
     statement.uses = {use for use in statement.uses if use[0] in statement.mentions or use[0] in statement.aliases}
-    _read_strings(statement, module.names.keys(), module.variables, module.ours)
+    statement.uses |= _read_strings(nodes, module.names.keys(), module.variables, module.ours)
 
 # %% ../nbs/05_code.ipynb #43f9e564
 @functools.lru_cache(maxsize=4096)

@@ -48,7 +48,7 @@ def ask(
         raise StepError(
             f"probe `{name}` failed: {type(error).__name__}: {error}",
             f"probe `{name}`",
-            "Mend what it asks, or the function itself; nothing was run.",
+            "Mend what it asks, or the function itself; the step was not run.",
         ) from error
 
 # %% ../nbs/08_probes.ipynb #19e51439

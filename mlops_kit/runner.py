@@ -133,6 +133,8 @@ def prepare(
 
 def _set_environment(root: Path, store: Store, tracking_uri: str) -> None:
     os.environ[ROOT_VARIABLE] = str(root)
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # Probes live in the project's own package
     os.environ["MLOPS_KIT_HOME"] = str(store.home)
     if tracking_uri.startswith("sqlite:///") and not tracking_uri.startswith("sqlite:////"):
         tracking_uri = f"sqlite:///{root / tracking_uri.removeprefix('sqlite:///')}"
@@ -330,6 +332,7 @@ class Run:
             "cells": cells,
             "parameters": values | edges,
             "folder": str(folder.absolute()),
+            "draft": str(draft),
             "environment": environment,
             "timeout": self.graph.pipeline.timeouts[step.name],
             "secrets": [values[name] for name in step.named("secret")],

@@ -140,6 +140,7 @@ class Pipeline:
     values: dict[str, dict[str, Value]] = field(repr=False)  # {step: {parameter: value}}
     timeouts: dict[str, float] = field(repr=False)  # {step: seconds}
     kit: dict[str, Value] = field(repr=False)
+    computes: dict[str, str] = field(default_factory=dict, repr=False)  # {step: compute target in the cloud}
 
 
 def check_environment(
@@ -255,24 +256,24 @@ def bind_pipeline(
     for (step, parameter), value in (item for layer in layers for item in layer.items()):
         if step in values:
             values[step][parameter] = value
-    timeouts = _timeouts(settings, steps)
+    sections = _step_sections(settings, steps)
     return Pipeline(
         name,
         env,
         own["workload"],
         chosen,
         values,
-        {step: timeouts.get(step, SECTIONS["step"]["timeout"].default) for step in values},
+        {step: sections[step]["timeout"] for step in values},
         kit_settings(settings, env),
+        {step: sections[step]["compute"] for step in values},
     )
 
 # %% ../nbs/00_settings.ipynb #f233042e
-def _timeouts(settings: Settings, steps: dict[str, Step]) -> dict[str, float]:
-    found = {}
-    for name in settings.of("step"):
-        step = find_step(name, steps, settings.where(f"step.{name}"))
-        found[step.name] = section_values(settings, f"step.{name}", "step", strict=True)["timeout"]
-    return found
+def _step_sections(settings: Settings, steps: dict[str, Step]) -> dict[str, dict[str, Any]]:
+    sections = {
+        find_step(name, steps, settings.where(f"step.{name}")).name: f"step.{name}" for name in settings.of("step")
+    }
+    return {step: section_values(settings, sections.get(step, ""), "step", strict=True) for step in steps}
 
 
 def check_settings(

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -86,14 +87,18 @@ class _Outputs:
     def keep(self, text: str) -> str | None:  # What the notebook shows of `text`
         "Log `text`, and cut what goes beyond the cap."
         text = scrub(text, self.secrets)
-        if self.logged < LOG_CAP:
-            self.logged += len(text)
-            self.log.write(text if self.logged < LOG_CAP else "\n[the rest is left out: it is too long]\n")
+        logged, shown = _cut(text, LOG_CAP - self.logged), _cut(text, CELL_CAP - self.shown)
+        self.logged, self.shown = self.logged + len(text), self.shown + len(text)
+        if logged:
+            self.log.write(logged)
             self.log.flush()
-        room, self.shown = CELL_CAP - self.shown, self.shown + len(text)
-        if room <= 0:
-            return None
-        return text if len(text) <= room else text[:room] + "\n[the rest of this cell's text is left out]\n"
+        return shown
+
+
+def _cut(text: str, room: int) -> str | None:
+    if len(text) <= room:
+        return text
+    return text[:room] + "\n[what was printed after this is left out]\n" if room > 0 else None
 
 # %% ../nbs/09_worker.ipynb #20a1b038
 def _make_engine(outputs: _Outputs):
@@ -178,7 +183,7 @@ def _crash(task: dict, notebook: Any, index: int, error: Exception, late: bool) 
             "remedy": f"Raise `timeout` in [step.{task['step']}] of settings.ini, or give it less to do.",
         }
     elif "DeadKernel" not in type(error).__name__:
-        said = {"type": type(error).__name__, "message": str(error), "remedy": ""}
+        said = explain_error(type(error).__name__, str(error))
     shown = v4.new_output("error", ename=said["type"], evalue=said["message"])
     shown.traceback = [f"{said['type']}: {said['message']}"]
     notebook.cells[index].outputs.append(shown)
@@ -217,7 +222,7 @@ def _execute(task: dict, notebook: Any, log: TextIO) -> dict | None:
 
 
 def run_notebook(
-    task: dict,  # step, notebook, cells, parameters, folder, environment, timeout, secrets
+    task: dict,  # step, notebook, cells, parameters, folder, draft, environment, timeout, secrets
 ) -> dict | None:  # The error, or nothing when it passed
     "Execute a step's notebook, and leave the executed copy, its page and its log in `folder`."
     from papermill.iorw import load_notebook_node
@@ -229,6 +234,8 @@ def run_notebook(
     notebook = parameterize_notebook(notebook, task["parameters"], kernel_name="python3", language="python")
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         error = _execute(task, notebook, log)
+    if error:
+        shutil.rmtree(task["draft"], ignore_errors=True)  # A disk that it filled must have room for the evidence
     _leave(folder, notebook, task)
     return error and {name: scrub(text, task["secrets"]) for name, text in error.items()}
 

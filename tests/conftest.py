@@ -191,7 +191,7 @@ class Done:
         found = re.search(r"^error: (.+?)\n  where  (.+?)\n  do     (.+)", self.err, re.S | re.M)
         assert found, self.err
         assert "Traceback" not in self.err
-        return found[1], found[2], found[3]
+        return found[1], found[2], found[3].strip()
 
 
 class Project:

@@ -187,6 +187,14 @@ a| def f():
 a|     g().append(1)
 a|     return g()
 
+# alias on a condition -> function ours.b.g changed
+a| import ours.b as b, ours.c as c
+a| FAST = True
+a| f = b.g if FAST else c.g
+b- def g(): return 1
+b+ def g(): return 2
+c| def g(): return 3
+
 # lambda -> function ours.a.g changed
 a- def g(): return 1
 a+ def g(): return 2
@@ -316,6 +324,30 @@ a- class B(Between): n = 1
 a+ class B(Between): n = 2
 a| def f(): return ALL
 
+# class made by type() -> constant ours.a.A changed
+a| ALL = []
+a| class Base:
+a|     def __init_subclass__(cls): ALL.append(cls.n)
+a- A = type("A", (Base,), {"n": 1})
+a+ A = type("A", (Base,), {"n": 2})
+a| def f(): return ALL
+
+# class with unpacked bases -> class ours.a.A changed
+a| ALL = []
+a| class Base:
+a|     def __init_subclass__(cls): ALL.append(cls.n)
+a| bases = (Base,)
+a- class A(*bases): n = 1
+a+ class A(*bases): n = 2
+a| def f(): return ALL
+
+# private name of a class -> function ours.a._A__g changed
+a- def _A__g(): return 1
+a+ def _A__g(): return 2
+a| class A:
+a|     def call(self): return __g()
+a| def f(): return A().call()
+
 # metaclass -> class ours.a.A changed
 a| ALL = []
 a| class Meta(type):
@@ -401,6 +433,17 @@ b- def _(x: int): return 1
 b+ def _(x: int): return 2
 in| from ours.a import f
 in| import ours.b
+
+# setting of another package -> constant ours.a.old changed
+a| import others
+a- old = others.replace(1)
+a+ old = others.replace(2)
+a| def f(): return others.N
+others| N = 0
+others| def replace(n):
+others|     global N
+others|     N, old = n, N
+others|     return old
 
 # wiring by an operator -> constant ours.b.end changed
 a| class Task:
@@ -849,6 +892,25 @@ a| def f(): return pkgutil.resolve_name('ours.b:g')()
 b- def g(): return 1
 b+ def g(): return 2
 
+# code in a string -> function ours.b.g changed
+a| import code
+a| def f():
+a|     space = {}
+a|     code.InteractiveInterpreter(space).runsource('from ours.b import g; x = g()')
+a|     return space['x']
+b- def g(): return 1
+b+ def g(): return 2
+
+# class patched by its dotted name -> constant ours.b.N changed
+a| from unittest.mock import patch
+a| def f():
+a|     with patch('ours.b.g', lambda: 3):
+a|         import ours.b
+a|         return ours.b.g() + ours.b.N
+b| def g(): return 1
+b- N = 1
+b+ N = 2
+
 # a new plugin -> constant ours.plugin.N is new
 a| import importlib, pkgutil, ours
 a| def f(): return sorted(m.name for m in pkgutil.iter_modules(ours.__path__))
@@ -931,6 +993,21 @@ b| def g(): pass
 b+ def f(): return 2
 in| from ours.a import f
 in| from ours.b import *
+
+# star import that may fail -> function ours.b.f changed
+a| try: from ours.b import *
+a| except ImportError: pass
+b- def f(): return 1
+b+ def f(): return 2
+
+# names that a star import brings -> constant ours.b.__all__ changed
+a| N = 1
+a| from ours.b import *
+b- __all__ = ["N"]
+b+ __all__ = []
+b| N = 2
+in| from ours.a import N
+run| result = N
 
 # star import of a star import -> function ours.b.f changed
 a| from ours.b import *
@@ -1131,6 +1208,36 @@ in| from ours.kit import load_workload
 exported| def f(x): return x.features
 run| w = load_workload(name)
 run| result = f(w)
+
+# workload in an annotated variable -> constant ours.flights.features changed
+flights- features = [1]
+flights+ features = [2]
+in| from ours.kit import load_workload
+run| w: object = load_workload(name)
+run| result = w.features
+
+# workload in a variable of a module -> constant ours.flights.features changed
+flights- features = [1]
+flights+ features = [2]
+a| from ours.kit import load_workload
+a| w = load_workload('flights')
+in| import ours.a
+run| result = ours.a.w.features
+
+# workload as an attribute of a class -> constant ours.flights.features changed
+flights- features = [1]
+flights+ features = [2]
+in| from ours.kit import load_workload
+exported| class A: w = load_workload('flights')
+run| result = A.w.features
+
+# workload as an attribute of an object -> constant ours.flights.features changed
+flights- features = [1]
+flights+ features = [2]
+in| from ours.kit import load_workload
+exported| class A:
+exported|     def __init__(self): self.w = load_workload('flights')
+run| result = A().w.features
 
 # workload returned -> constant ours.flights.features changed
 flights| contracts = [1]
@@ -1778,17 +1885,29 @@ def test_an_edited_file_is_read_again(tmp_path):
     assert changed_units(old.units, new.units) == ["function ours.a.f changed"]
 
 
-def test_seven_steps_over_thirty_modules_are_read_in_no_time(tmp_path):
+def seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def test_seven_steps_over_thirty_modules_cost_little_more_than_compiling_them(tmp_path):
     module = "from ours.m{after} import f0 as g\n" + "".join(
         f"def f{i}(x):\n    'Do it.'\n    y = [g(x, n) for n in range({i})]\n    return y + f{i + 1}(x)\n"
         for i in range(25)
     )
     project = {f"m{n}": module.replace("{after}", str((n + 1) % 30)) for n in range(30)}
-    package = write(tmp_path, project)
-    start = time.process_time()
-    for step in range(7):
-        read_code([("run cell 1", f"from ours.m{step} import f3\nf3(1)")], {"ours": package}, "training.train")
-    assert time.process_time() - start < 0.6  # Seen: 0.2 s
+
+    def read_steps(package):
+        for step in range(7):
+            read_code([("run cell 1", f"from ours.m{step} import f3\nf3(1)")], {"ours": package}, "training.train")
+
+    packages = [write(tmp_path / str(attempt), project) for attempt in range(3)]
+    first = min(seconds(lambda p=p: read_steps(p)) for p in packages)
+    again = min(seconds(lambda p=p: read_steps(p)) for p in packages)
+    compiled = min(seconds(lambda: [compile(s, "m", "exec") for s in project.values()]) for _ in range(3))
+    assert first < 25 * compiled  # Seen: 10
+    assert again < first / 2  # A module is indexed once in a process
 
 
 KIT = Path(mlops_kit.__file__).parent

@@ -115,14 +115,14 @@ def test_a_poor_model_is_refused_and_its_scores_are_kept(run, tmp_path):
     write_table(tmp_path / "gold", gold.with_columns(late=pl.col("late").shuffle(seed=1)), key=flights.key)
     run("train", gold=tmp_path / "gold")
     quality = {"auc_at_least": 0.6, "log_loss_at_most": 0.6}
-    with pytest.raises(GateFailed, match=r"auc is .* the bar is at least 0\.6"):
+    with pytest.raises(GateFailed, match=r"ROC AUC is .* the bar is at least 0\.6"):
         run("evaluate", model=tmp_path / "model", quality=quality)
     assert (tmp_path / "evaluation/evaluation.json").is_file()
     run("evaluate", quality=quality)  # The model of the samples meets the same bars
 
 
 def test_a_bar_on_a_metric_that_does_not_exist_fails(run):
-    with pytest.raises(GateFailed, match="auk has no value"):
+    with pytest.raises(GateFailed, match="Auk has no value"):
         run("evaluate", quality={"auk_at_least": 0.6})
 
 
