@@ -134,7 +134,7 @@ def _read_scopes(source: str) -> tuple[set[str], set[str]]:
         tables += table.get_children()
         for symbol in table.get_symbols():
             ours = table is top or symbol.is_global()
-            if ours and (symbol.is_assigned() or symbol.is_imported()):
+            if ours and (symbol.is_assigned() or symbol.is_imported() or symbol.is_declared_global()):
                 binds.add(symbol.get_name())
             if ours or table.get_type() != "function":  # A class can read a global and then hide it
                 mentions.add(symbol.get_name())
@@ -302,8 +302,13 @@ KINDS |= dict.fromkeys((ast.Import, ast.ImportFrom), "import")
 def _name_unit(statement: _Statement, module: str) -> str:
     if not statement.binds:
         return f"import-time code of {module}"
-    names = getattr(statement.node, "name", ", ".join(sorted(statement.binds)))
-    return f"{KINDS.get(type(statement.node), 'statement')} {module}.{names}"
+    node = statement.node
+    targets = [
+        part for target in getattr(node, "targets", [getattr(node, "target", node)]) for part in ast.walk(target)
+    ]
+    set_here = [part.id for part in targets if isinstance(part, ast.Name) and part.id in statement.binds]
+    name = getattr(node, "name", ", ".join(dict.fromkeys(set_here)) or ", ".join(sorted(statement.binds)))
+    return f"{KINDS.get(type(node), 'statement')} {module}.{name}"
 
 # %% ../nbs/05_code.ipynb #660e922d
 def _is_foreign(statement: _Statement, ours: Iterable[str]) -> bool:

@@ -229,7 +229,7 @@ a- if (N := 1) > 0: pass
 a+ if (N := 2) > 0: pass
 a| def f(): return N
 
-# walrus in a comprehension -> constant ours.a.SUM, last changed
+# walrus in a comprehension -> constant ours.a.SUM changed
 a- SUM = [(last := n) for n in [1]]
 a+ SUM = [(last := n) for n in [2]]
 a| def f(): return last

@@ -268,7 +268,9 @@ def test_a_full_disk(small_disk):
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(512))
-    what, where, remedy = refuse(toy, "--force", rc=4)
+    done = toy.run("--force")
+    assert done.rc == 4 and "error" in done.json
+    what, where, remedy = done.fault()
     assert "No space left on device" in what and str(toy.root / "runs") in where and "Free space" in remedy
     toy.await_silence()
 

@@ -362,7 +362,9 @@ SALT = 's3cr"t\\salt-ß-\t0815'
 
 
 def test_a_secret_is_needed_and_recorded_nowhere(tmp_path):
-    project = Project(tmp_path / "toy").create({"tell": TELL, "fail": FAIL, "tools": TOY["tools"]})
+    project = Project(tmp_path / "mein {schönes} projekt 100%").create(
+        {"tell": TELL, "fail": FAIL, "tools": TOY["tools"]}
+    )
     project.settings('[DEFAULT]\njobs = 2\n[pipeline.train]\nsteps = ["tell", "fail"]\n')
     refused = project.run()
     assert refused.rc == 2 and refused.fault()[0] == "the environment variable TOY_SALT is not set"
