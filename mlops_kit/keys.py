@@ -52,15 +52,15 @@ def our_packages(
 
 def step_code(
     step: Step,
-    workload: str,  # Name of the workload, or nothing
-    packages: dict[str, Path],  # Our own packages
+    graph: Graph,
+    root: Path,  # Project's root
 ) -> Code:
     "Find the code that a step reaches."
     cells = [(cell.label, cell.source) for cell in step.cells if cell.kind != "parameters"]
     resolved = {"mlops_kit.probes.ask": ""}  # Its answer is a part of the key
-    if workload:
-        resolved["load_workload"] = find_workload(workload)
-    return read_code(cells, packages, step.name, resolved)
+    if graph.pipeline.workload and "workload" in step.params:
+        resolved["load_workload"] = find_workload(graph.pipeline.workload)
+    return read_code(cells, our_packages(root), step.name, resolved)
 
 # %% ../nbs/09_keys.ipynb #4fa11a52
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def decide(
 ) -> Decision:
     "Compute a step's key, look it up, and say why it must run."
     values = step_values(step, graph)
-    code = step_code(step, graph.pipeline.workload if "workload" in values else "", our_packages(root))
+    code = step_code(step, graph, root)
     parts = {
         "code": code.units,
         "parameters": values,

@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/project.html.md"""
 
 # %% auto #0
 __all__ = ['ROOT_VARIABLE', 'KitError', 'SettingsError', 'NotebookError', 'GraphError', 'StepError', 'GateFailed', 'StoreError',
-           'nearest', 'find_root', 'path', 'own_package', 'write_file', 'read_json']
+           'nearest', 'find_root', 'path', 'own_package', 'write_file', 'read_json', 'scrub']
 
 # %% ../nbs/00_project.ipynb #046b8905
 import contextlib
@@ -134,3 +134,17 @@ def read_json(
     with contextlib.suppress(OSError, ValueError):
         return json.loads(file.read_bytes())
     return default
+
+# %% ../nbs/00_project.ipynb #32b4a084
+def scrub(
+    text: str,
+    secrets: Iterable[str],  # Names of environment variables
+) -> str:  # `text` with the names of the secrets for their values
+    "Take the values of secrets out of a text, as they are and as Python or JSON would quote them."
+    for name in secrets:
+        value = os.environ.get(name, "")
+        plain = {value, repr(value)[1:-1]} if len(value) > 3 else set()
+        quoted = {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in plain for ascii in (True, False)}
+        for form in sorted(plain | quoted, key=len, reverse=True):
+            text = text.replace(form, f"[secret {name}]")
+    return text

@@ -33,7 +33,6 @@ from mlops_kit.keys import (
     ask_probes,
     decide,
     outside_content,
-    our_packages,
     step_code,
     step_values,
     stored_content,
@@ -51,7 +50,7 @@ from mlops_kit.project import (
     write_file,
 )
 from .settings import bind_pipeline, check_environment, read_settings
-from .steps import PROBES_VARIABLE, RECORDS_VARIABLE
+from .steps import PROBES_VARIABLE, RECORDS_VARIABLE, SECRETS_VARIABLE
 from mlops_kit.store import (
     Store,
     check_outputs,
@@ -315,30 +314,42 @@ class Run:
         step, folder, draft = decision.step, self.folder / decision.step.name, self.store.draft(decision.step.name)
         folder.mkdir(parents=True, exist_ok=True)
         self.decisions[step.name] = decision, self.elapsed(), draft
-        edges = {name: str(content.place) for name, content in decision.inputs.items()} | {
-            name: str(draft / name) for name in step.named("output")
-        }
         values = step_values(step, self.graph)
-        answers = {values[name]: decision.parts["probes"][name] for name in step.named("probe", "effect")}
-        environment = {
-            RECORDS_VARIABLE: str((folder / "records.jsonl").absolute()),
-            PROBES_VARIABLE: json.dumps(answers),
-            "IPYTHONDIR": str(self.store.drafts.absolute() / "ipython"),
-        }
-        cells = [{"kind": cell.kind, "number": cell.number, "source": cell.source} for cell in step.cells]
+        inputs = {name: str(content.place) for name, content in decision.inputs.items()}
+        outputs = {name: str(draft / name) for name in step.named("output")}
         return {
             "step": step.name,
             "notebook": step.notebook.name,
-            "cells": cells,
-            "parameters": values | edges,
+            "cells": [{"kind": cell.kind, "number": cell.number, "source": cell.source} for cell in step.cells],
+            "parameters": values | inputs | outputs,
             "folder": str(folder.absolute()),
             "draft": str(draft),
-            "environment": environment,
+            "environment": self.environment(decision, values, folder),
             "timeout": self.graph.pipeline.timeouts[step.name],
             "secrets": [values[name] for name in step.named("secret")],
         }
 
+    def environment(self, decision: Decision, values: dict[str, Any], folder: Path) -> dict[str, str]:
+        "Say to a step's process where its records go, what is secret, and what its probes answered."
+        names = decision.step.named("probe", "effect")
+        secrets = [values[name] for name in decision.step.named("secret")]
+        return {
+            SECRETS_VARIABLE: " ".join(secrets),
+            RECORDS_VARIABLE: str((folder / "records.jsonl").absolute()),
+            PROBES_VARIABLE: json.dumps({values[name]: decision.parts["probes"][name] for name in names}),
+            "IPYTHONDIR": str(self.store.drafts.absolute() / "ipython"),
+        }
+
 # %% ../nbs/10_runner.ipynb #89454d8a
+def _check_end(run: Run, step: Step, records: list[dict]) -> None:
+    if not any(record["record"] == "finished" for record in records):
+        raise StepError(
+            f"step `{step.name}` ended before its last cell",
+            step.notebook.name,
+            f"See its log: mlops-kit logs {run.name} {step.short}",
+        )
+
+
 def _check_inputs(run: Run, decision: Decision) -> None:
     for name, content in decision.inputs.items():
         fault = find_fault(run.store, content.key) if content.key else ""
@@ -360,14 +371,9 @@ def _perform(decision: Decision, draft: Path) -> None:
             register_package(draft / name)
 
 
-def _code_now(step: Step, graph: Graph, root: Path) -> dict:
-    workload = graph.pipeline.workload if "workload" in graph.pipeline.values[step.name] else ""
-    return step_code(step, workload, our_packages(root)).units
-
-
 def _uncached(run: Run, decision: Decision, records: list[dict]) -> str:
     step, graph = decision.step, run.graph
-    if _code_now(step, graph, run.root) != decision.code.units:
+    if step_code(step, graph, run.root).units != decision.code.units:
         return "its code was edited while it ran"
     loaded = next(record["modules"] for record in records if record["record"] == "finished")
     unknown = unforeseen(decision.code, loaded)
@@ -388,12 +394,7 @@ def accept(
 
     step, folder = decision.step, run.folder / decision.step.name
     records = read_records(folder)
-    if not any(record["record"] == "finished" for record in records):
-        raise StepError(
-            f"step `{step.name}` ended before its last cell",
-            step.notebook.name,
-            f"See its log: mlops-kit logs {run.name} {step.short}",
-        )
+    _check_end(run, step, records)
     _check_inputs(run, decision)
     check_outputs(step.name, draft, step.named("output"))
     _perform(decision, draft)

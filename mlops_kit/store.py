@@ -153,25 +153,19 @@ def check_outputs(
 ) -> None:
     "Refuse outputs that are missing, empty, or lie elsewhere."
     for name in names:
-        place = draft / name
-        if place.is_symlink() or any(child.is_symlink() for child in place.rglob("*")):
-            raise StepError(
-                f"step `{step}` wrote a link into its output `{name}`",
-                step,
-                "Copy the content: what a link points to can change later.",
-            )
-        if not place.exists():
-            raise StepError(
-                f"step `{step}` did not write its output `{name}`",
-                step,
-                f"Write to the path that the parameter `{name}` holds.",
-            )
-        if not any(file.stat().st_size for file in _files(place)):
-            raise StepError(
-                f"step `{step}` wrote an empty output `{name}`",
-                step,
-                "Write at least one file with content, or drop the output.",
-            )
+        fault, remedy = _refusal(draft / name)
+        if fault:
+            raise StepError(f"step `{step}` {fault} `{name}`", step, remedy)
+
+
+def _refusal(place: Path) -> tuple[str, str]:  # What is wrong, and the remedy; nothing for an output that is right
+    if place.is_symlink() or any(child.is_symlink() for child in place.rglob("*")):
+        return "wrote a link into its output", "Copy the content: what a link points to can change later."
+    if not place.exists():
+        return "did not write its output", f"Write to the path that the parameter `{place.name}` holds."
+    if not any(file.stat().st_size for file in _files(place)):
+        return "wrote an empty output", "Write at least one file with content, or drop the output."
+    return "", ""
 
 
 def put(
@@ -216,19 +210,23 @@ def find_fault(
         return manifest["damaged"]
     place = store.objects / key
     for name, (size, mtime, digest) in manifest["files"].items():
-        try:
-            stat = (place / name).stat()
-            same = stat.st_size == size and (
-                (stat.st_mtime_ns == mtime and not bytes_too) or hash_file(place / name) == digest
-            )
-        except OSError:
-            return f"stored file {name} is gone"
-        if not same:
-            return f"stored file {name} was changed"
+        fault = _changed(place / name, size, mtime, digest, bytes_too)
+        if fault:
+            return f"stored file {name} {fault}"
     unknown = {
         str(file.relative_to(place)) for name in manifest["outputs"] for file in _files(place / name)
     } - manifest["files"].keys()
     return f"stored output holds a foreign file {min(unknown)}" if unknown else ""
+
+
+def _changed(file: Path, size: int, mtime: int, digest: str, bytes_too: bool) -> str:
+    try:
+        stat = file.stat()
+        if stat.st_size == size and (stat.st_mtime_ns, bytes_too) == (mtime, False):
+            return ""
+        return "" if stat.st_size == size and hash_file(file) == digest else "was changed"
+    except OSError:
+        return "is gone"
 
 # %% ../nbs/06_store.ipynb #44e994f0
 def verify(

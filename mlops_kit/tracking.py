@@ -137,27 +137,26 @@ def track(
     uri = tracking_uri()
     if not uri:
         return 0
-    waiting = [
-        run
-        for run in ledger.read_runs(file)
-        if run["status"] != ledger.RUNNING
-        and "mlflow_run" not in run
-        and any(step["status"] in ("executed", "failed") for step in run["steps"])
-    ]
+    waiting = [run for run in ledger.read_runs(file) if _waits(run)]
     if not waiting:
         return 0
     client = connect(uri)
     for run in waiting:
         try:
             experiment = _experiment(client, uri, run["workload"] or run["pipeline"])
-            parent = _find(client, experiment, run["run"]) or _track_run(client, experiment, run, file.parent)
+            parent = _find_whole(client, experiment, run["run"]) or _track_run(client, experiment, run, file.parent)
         except Exception as error:
             raise _unusable(uri, error) from None
         ledger.append(file, "tracked", run=run["run"], mlflow_run=parent)
     return len(waiting)
 
 
-def _find(client: Any, experiment: str, run: str) -> str | None:
+def _waits(run: dict) -> bool:
+    ran = any(step["status"] in ("executed", "failed") for step in run["steps"])
+    return ran and run["status"] != ledger.RUNNING and "mlflow_run" not in run
+
+
+def _find_whole(client: Any, experiment: str, run: str) -> str | None:
     whole = None
     for found in client.search_runs([experiment], f"tags.`mlops_kit.run` = '{run}'"):
         if found.info.status != "RUNNING":

@@ -284,6 +284,10 @@ class Project:
         "Lines of the ledger."
         return [json.loads(line) for line in (self.home / "ledger.jsonl").read_text().splitlines()]
 
+    def runs(self) -> list[str]:
+        "Names of the runs in the ledger."
+        return [event["run"] for event in self.events() if event["event"] == "run"]
+
     def data(self, name: str) -> Path:
         "The newest output of a name."
         return self.home / "data" / name

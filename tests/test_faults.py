@@ -254,7 +254,7 @@ def small_disk(toy):
 def test_a_full_disk(small_disk):
     toy = small_disk
     toy.write("side", SIDE.replace("write_text(note)", "write_text(note * 4_000_000)"))
-    done = toy.run()
+    done = toy.run("--jobs", "1")
     assert done.rc == 4 and done.states == dict.fromkeys(("make", "double", "total"), "executed") | {"side": "failed"}
     what, where, remedy = done.fault()
     assert (
@@ -382,9 +382,22 @@ def test_a_corrupt_mlflow_store_costs_nothing_but_its_own_entry(ran):
     database.unlink()
     again = ran.run("-p", "side.note=two")
     assert again.rc == 0
+    assert tracked(database) == sorted(f"train {run}" for run in ran.runs()), "also what it missed before"
+
+    # A kill while MLflow is written leaves half a run there: it is written anew, once
     with sqlite3.connect(database) as connection:
-        (names,) = zip(*connection.execute("select name from runs").fetchall(), strict=True)
-    assert {f"train {run.json['run']}" for run in (done, again)} <= set(names)
+        connection.execute("update runs set status = 'RUNNING' where name = ?", [f"train {again.json['run']}"])
+    ledger = ran.home / "ledger.jsonl"
+    ledger.write_text("".join(f"{json.dumps(event)}\n" for event in ran.events()[:-1]))
+    assert ran.run("-p", "side.note=three").rc == 0
+    assert tracked(database) == sorted(f"train {run}" for run in ran.runs())
+
+
+def tracked(database: Path) -> list[str]:
+    "Runs of pipelines that MLflow shows."
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select name from runs where lifecycle_stage = 'active'")
+        return sorted(name for (name,) in rows if name.startswith("train "))
 
 
 # The clock

@@ -1,6 +1,7 @@
 """What a run does: each test drives the command line of a tiny project, as a user does."""
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_a_missing_or_foreign_module_is_exported_again(ran):
     assert ran.run().states == states()
     assert "def times" in (ran.root / "toy" / "tools.py").read_text()
     assert "SystemExit" not in (ran.root / "toy" / "prep" / "make.py").read_text()
+
+
+def test_a_module_of_unchanged_size_and_time_is_not_taken_for_unchanged(ran):
+    module = ran.root / "toy" / "tools.py"
+    before = module.stat()
+    assert list((module.parent / "__pycache__").glob("tools.*")), "Python keeps a compiled copy with size and time"
+    ran.edit("tools", "number * factor", "number + factor")
+    ran.run("--dry-run")
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert module.stat().st_size == before.st_size and ran.run().states["double"] == "executed"
+    assert json.loads((ran.data("doubled") / "all.json").read_text()) == [3, 4, 5]
 
 
 # Parameters
@@ -358,21 +370,25 @@ FAIL = (
     TELL.replace("fit.tell", "fit.fail").replace("told", "never")
     + "%%\nraise ValueError(f'cannot log in with {value}')\n"
 )
+DIE = (  # Its worker can tidy up nothing
+    TELL.replace("fit.tell", "fit.die").replace("told", "gone").partition("\nprint(value[:9]")[0]
+    + "\nlog(value=value)\n%%\nos.kill(os.getppid(), 9)\n"
+)
 SALT = 's3cr"t\\salt-ß-\t0815'
 
 
 def test_a_secret_is_needed_and_recorded_nowhere(tmp_path):
     project = Project(tmp_path / "mein {schönes} projekt 100%").create(
-        {"tell": TELL, "fail": FAIL, "tools": TOY["tools"]}
+        {"tell": TELL, "fail": FAIL, "die": DIE, "tools": TOY["tools"]}
     )
-    project.settings('[DEFAULT]\njobs = 2\n[pipeline.train]\nsteps = ["tell", "fail"]\n')
+    project.settings('[DEFAULT]\njobs = 2\n[pipeline.train]\nsteps = ["tell", "fail", "die"]\n')
     refused = project.run()
     assert refused.rc == 2 and refused.fault()[0] == "the environment variable TOY_SALT is not set"
     assert "fit." in refused.fault()[1] and "export TOY_SALT=" in refused.fault()[2]
     assert not (project.home / "ledger.jsonl").exists()
 
     done = project.run(TOY_SALT=SALT)
-    assert done.states == {"tell": "executed", "fail": "failed"}
+    assert done.states == {"tell": "executed", "fail": "failed", "die": "failed"}
     assert "cannot log in with [secret TOY_SALT]" in done.steps["fail"]["error"]["message"]
     assert "the value is [secret TOY_SALT]" in project.call("logs", "last", "tell").out
     forms = {SALT, repr(SALT)[1:-1], json.dumps(SALT)[1:-1], json.dumps(SALT, ensure_ascii=False)[1:-1], "salt-ß-"}
@@ -387,7 +403,12 @@ def test_a_secret_is_needed_and_recorded_nowhere(tmp_path):
 
     with sqlite3.connect(project.root / "mlflow.db") as database:
         names = dict(database.execute("select name, status from runs where lifecycle_stage = 'active'").fetchall())
-    assert names == {f"train {done.json['run']}": "FAILED", "fit.tell": "FINISHED", "fit.fail": "FAILED"}
+    assert names == {
+        f"train {done.json['run']}": "FAILED",
+        "fit.tell": "FINISHED",
+        "fit.fail": "FAILED",
+        "fit.die": "FAILED",
+    }
 
 
 # Every other command
@@ -429,10 +450,9 @@ def test_doctor_names_what_is_missing(finished):
     assert checks["settings"]["ok"] and checks["right to write"]["ok"]
 
 
-def test_prune_keeps_what_the_last_runs_used(ran):
-    ran.run("-p", "side.note=other", "--until", "make")
+def test_prune_keeps_what_the_last_runs_and_the_newest_links_use(ran):
     ran.run("-p", "make.rows=4", "--until", "make")
     assert len(list((ran.home / "store").iterdir())) == 5
-    assert "removed 0 results" in ran.call("cache", "prune", "--keep", "9").out
-    assert "removed 1 results" in ran.call("cache", "prune", "--keep", "0").out
-    assert ran.run().states == states(make="executed"), "what the newest links show is kept"
+    assert "removed 0 results" in ran.call("cache", "prune", "--keep", "2").out
+    assert "removed 1 results" in ran.call("cache", "prune", "--keep", "1").out
+    assert ran.run().states == states(make="executed")
