@@ -204,7 +204,6 @@ def probe(
     return ask(name, parameters)
 
 # %% ../nbs/01_steps.ipynb #6f12a637
-def _finish() -> None:
-    "Record that the notebook reached its end, and which modules it loaded."
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    _record(record="finished", modules=sorted(name for name, file in files.items() if file))
+def _finish(loaded: list[str]) -> None:
+    "Record that the notebook reached its end, and which modules it had loaded by then."
+    _record(record="finished", modules=sorted(loaded))

@@ -30,7 +30,8 @@ def connect(
         raise StoreError("settings name no MLflow store", "tracking_uri", "Name one: models are registered there.")
     _check_sqlite(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.store.db.utils"):  # They report every table that they create
+        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

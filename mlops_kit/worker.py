@@ -45,7 +45,7 @@ def _read_tasks(tasks: queue.Queue) -> None:
     os._exit(0)
 
 # %% ../nbs/09_worker.ipynb #d58b4e99
-LAST_CELL = "from mlops_kit.steps import _finish; _finish()"
+LAST_CELL = "import sys\n_loaded = list(sys.modules)\nfrom mlops_kit.steps import _finish\n_finish(_loaded)"
 
 
 def build_notebook(

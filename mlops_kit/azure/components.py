@@ -84,7 +84,7 @@ def encode(
     if port.type != "string" or (port.tag and _WORD.fullmatch(value)):
         return value
     text = yaml.dump(
-        value, Dumper=_OneLine, default_flow_style=True, allow_unicode=True, sort_keys=False, width=80
+        value, Dumper=_OneLine, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
     )
     return text.removesuffix("\n...\n").rstrip("\n").replace("'", r"\u0027").replace("$", r"\u0024")
 
