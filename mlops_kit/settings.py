@@ -140,7 +140,6 @@ class Pipeline:
     values: dict[str, dict[str, Value]] = field(repr=False)  # {step: {parameter: value}}
     timeouts: dict[str, float] = field(repr=False)  # {step: seconds}
     kit: dict[str, Value] = field(repr=False)
-    computes: dict[str, str] = field(default_factory=dict, repr=False)  # {step: compute target in the cloud}
 
 
 def check_environment(
@@ -265,7 +264,6 @@ def bind_pipeline(
         values,
         {step: sections[step]["timeout"] for step in values},
         kit_settings(settings, env),
-        {step: sections[step]["compute"] for step in values},
     )
 
 # %% ../nbs/00_settings.ipynb #f233042e

@@ -1,4 +1,4 @@
-"""Whole journeys: a second workload through the same steps, a model out of the registry, and the README in a fresh clone."""
+"""Whole journeys: a second workload through the same steps, the registry, and the README in a fresh clone."""
 
 import json
 import os
