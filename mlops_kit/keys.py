@@ -20,9 +20,9 @@ from .code import Code, changed_units, read_code
 from .graph import Graph
 from .notebooks import Step
 from .probes import ask
-from .project import GraphError, own_package, path
+from .project import GraphError, hash_file, own_package, path
 from .steps import find_workload
-from .store import SCHEMA, Store, describe, find_fault, hash_file, hash_text, newest
+from .store import SCHEMA, Store, describe, find_fault, hash_text, newest
 
 # %% ../nbs/09_keys.ipynb #227dce79
 LOCK = "environments/default/requirements.txt"

@@ -221,7 +221,7 @@ def convert(
     raise SettingsError(
         f"`{value}` is no value for `{param.name}`, which takes {param.annotation}",
         where,
-        f"{param.name}: {param.meaning}" if param.meaning else "",
+        f"Write a value of that type: {param.meaning}." if param.meaning else "Write a value of that type.",
     )
 
 # %% ../nbs/03_notebooks.ipynb #23ffd1fe

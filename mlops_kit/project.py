@@ -6,11 +6,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/project.html.md"""
 
 # %% auto #0
 __all__ = ['ROOT_VARIABLE', 'KitError', 'SettingsError', 'NotebookError', 'GraphError', 'StepError', 'GateFailed', 'StoreError',
-           'nearest', 'find_root', 'path', 'own_package', 'write_file', 'read_json', 'scrub']
+           'nearest', 'find_root', 'path', 'own_package', 'write_file', 'hash_file', 'read_json', 'scrub']
 
 # %% ../nbs/00_project.ipynb #046b8905
 import contextlib
 import difflib
+import hashlib
 import json
 import os
 import tomllib
@@ -124,6 +125,14 @@ def write_file(
         os.fsync(stream.fileno())
     os.replace(draft, file)
     return file
+
+# %% ../nbs/00_project.ipynb #44734462
+def hash_file(
+    file: Path,
+) -> str:  # sha256, 64 hex digits
+    "Hash the bytes of a file."
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 # %% ../nbs/00_project.ipynb #776b264d
 def read_json(
