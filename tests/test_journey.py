@@ -70,9 +70,12 @@ def test_a_stranger_follows_the_readme_in_a_fresh_clone(tmp_path):
     assert "7 cached" in make("run", clone)
 
     notebook = clone / "nbs/workloads/flights.ipynb"
-    notebook.write_text(notebook.read_text().replace("DAYS_SEEN = range(2, 9)", "DAYS_SEEN = range(2, 16)"))
+    notebook.write_text(notebook.read_text().replace("FIRST_DAY, LAST_DAY = 2, 8", "FIRST_DAY, LAST_DAY = 2, 15"))
     command = [str(clone / ".venv/bin/mlops-kit"), "run", "train", "--dry-run", "--json"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
     planned = {step["step"]: (step["status"], step["reason"]) for step in json.loads(done.stdout)["steps"]}
-    assert planned["dataops.features"] == ("would run", "constant mlops_kit.workloads.flights.DAYS_SEEN changed")
+    assert planned["dataops.features"] == (
+        "would run",
+        "constant mlops_kit.workloads.flights.FIRST_DAY, LAST_DAY changed",
+    )
     assert planned["dataops.clean"][0] == "cached" and planned["training.split"][0] == "waits"
