@@ -26,7 +26,7 @@ def finish(running: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def kill_until_done(project: Project, moments: list[float], expected: dict[str, str]) -> int:
-    "Kill a run at each of these moments, shares of a whole run, and look around each time; count those that were killed."
+    "Kill a run at each of these moments, shares of a whole run, and look around each time; count the killed ones."
     began, killed = time.monotonic(), 0
     assert project.run("--force").rc == 0
     whole = time.monotonic() - began
