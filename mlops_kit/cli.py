@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 1 a step failed, 2 a wrong word, 3 a gate failed, 4 store or disk, 130 Ctrl-C.",
 )
 cache_app = typer.Typer(help="Look after stored outputs.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")

@@ -246,38 +246,34 @@ def _load(file: Path) -> dict:
         ) from None
 
 # %% ../nbs/03_notebooks.ipynb #42b48101
+def _parameters_cell(cells: tuple[Cell, ...], name: str) -> Cell | None:  # None for a library notebook
+    found = [cell for cell in cells if cell.kind == "parameters"]
+    runs = any(cell.kind == "run" for cell in cells)
+    if len(found) > 1:
+        where = f"{name}, cells {found[0].number} and {found[1].number}"
+        raise NotebookError("two cells are tagged `parameters`", where, "Keep one.")
+    if runs and not found:
+        what = "there is a `## Run` section but no cell tagged `parameters`"
+        raise NotebookError(what, name, "Tag the cell that holds the parameters, or rename the section.")
+    if found and not runs:
+        what = "there are parameters but no code under `## Run`"
+        raise NotebookError(what, name, "Add the section `## Run`: a run executes nothing else.")
+    return found[0] if found else None
+
+
 def read_step(
     file: Path,  # Notebook
 ) -> Step | None:  # None for a library notebook
     "Read a step notebook, or refuse it."
     notebook = _load(file)
     cells = read_cells(notebook, file.name)
-    found = [cell for cell in cells if cell.kind == "parameters"]
-    runs = any(cell.kind == "run" for cell in cells)
-    if not found and not runs:
+    parameters = _parameters_cell(cells, file.name)
+    if not parameters:
         return None
-    if not found:
-        raise NotebookError(
-            "there is a `## Run` section but no cell tagged `parameters`",
-            file.name,
-            "Tag the cell that holds the parameters, or rename the section.",
-        )
-    if len(found) > 1:
-        raise NotebookError(
-            "two cells are tagged `parameters`",
-            f"{file.name}, cells {found[0].number} and {found[1].number}",
-            "Keep one.",
-        )
-    if not runs:
-        raise NotebookError(
-            "there are parameters but no code under `## Run`",
-            file.name,
-            "Add the section `## Run`: a run executes nothing else.",
-        )
     name = _module(notebook)
     if not name:
         raise NotebookError("a step needs a name", file.name, "Add a cell `#| default_exp room.step`.")
-    return Step(name, file, _blurb(notebook), read_params(found[0], file.name), cells)
+    return Step(name, file, _blurb(notebook), read_params(parameters, file.name), cells)
 
 # %% ../nbs/03_notebooks.ipynb #006103b0
 def _kit_notebooks() -> Path:

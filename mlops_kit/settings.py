@@ -65,34 +65,31 @@ class Settings:
         return " ".join(filter(None, [self.file.name, f"[{section}]", key]))
 
 # %% ../nbs/00_settings.ipynb #7e40cf22
-def read_settings(
-    root: Path,  # Project's root
-) -> Settings:
-    "Read settings.ini as text; `[DEFAULT]` does not leak into the other sections."
+def _parse(file: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(
         interpolation=None, default_section="\0", delimiters=("=",), comment_prefixes=("#", ";")
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # Keep the case of keys
-    file = root / "settings.ini"
     try:
         parser.read_string(file.read_text(encoding="utf-8"), source=file.name)
     except configparser.DuplicateOptionError as error:
-        raise SettingsError(
-            f"`{error.option}` stands there twice",
-            f"{file.name} [{error.section}], line {error.lineno}",
-            "Keep one of the two.",
-        ) from None
+        where = f"{file.name} [{error.section}], line {error.lineno}"
+        raise SettingsError(f"`{error.option}` stands there twice", where, "Keep one of the two.") from None
     except configparser.DuplicateSectionError as error:
-        raise SettingsError(
-            f"[{error.section}] stands there twice", f"{file.name}, line {error.lineno}", "Join the two."
-        ) from None
+        where = f"{file.name}, line {error.lineno}"
+        raise SettingsError(f"[{error.section}] stands there twice", where, "Join the two.") from None
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingsError(
-            "not a settings file: " + " ".join(str(error).split()),
-            file.name,
-            "Each line is `[section]`, `key = value` or `# comment`.",
-        ) from None
-    settings = Settings(file, {name: dict(parser[name]) for name in parser.sections()})
+        what = "not a settings file: " + " ".join(str(error).split())
+        raise SettingsError(what, file.name, "Each line is `[section]`, `key = value` or `# comment`.") from None
+    return parser
+
+
+def read_settings(
+    root: Path,  # Project's root
+) -> Settings:
+    "Read settings.ini as text; `[DEFAULT]` does not leak into the other sections."
+    parser = _parse(root / "settings.ini")
+    settings = Settings(root / "settings.ini", {name: dict(parser[name]) for name in parser.sections()})
     _check_sections(settings)
     return settings
 
@@ -229,6 +226,14 @@ def section_values(
     }
 
 # %% ../nbs/00_settings.ipynb #550b3fca
+def _choose_steps(settings: Settings, steps: dict[str, Step], name: str, own: dict[str, Any]) -> tuple[Step, ...]:
+    where = settings.where(f"pipeline.{name}", "steps")
+    chosen = tuple(find_step(step, steps, where) for step in own["steps"])
+    if not chosen:
+        raise SettingsError("the pipeline has no steps", where, 'Write `steps = ["ingest", "clean"]`.')
+    return chosen
+
+
 def bind_pipeline(
     settings: Settings,  # Text of settings.ini
     steps: dict[str, Step],  # Every step of the project
@@ -237,34 +242,24 @@ def bind_pipeline(
     given: dict[str, str] | None = None,  # From the command line, {"train.trials": "5"}
 ) -> Pipeline:
     "Give every step of a pipeline its values, or say which word is wrong."
-    if f"pipeline.{name}" not in settings.sections:
-        raise SettingsError(
-            f"there is no pipeline `{name}`", settings.file.name, nearest(name, settings.of("pipeline"))
-        )
+    file, known = settings.file.name, settings.of("pipeline")
+    if name not in known:
+        raise SettingsError(f"there is no pipeline `{name}`", file, nearest(name, known))
     own = section_values(settings, f"pipeline.{name}", "pipeline")
-    where = settings.where(f"pipeline.{name}", "steps")
-    chosen = tuple(find_step(step, steps, where) for step in own["steps"])
-    if not chosen:
-        raise SettingsError("the pipeline has no steps", where, 'Write `steps = ["ingest", "clean"]`.')
-    values = _start(settings, chosen, name, own["workload"])
-    layers = [
-        _apply(settings.sections.get(section, {}), f"[{section}]", steps, settings.file.name, skip)
-        for section, skip in _layers(settings, name, own["workload"], env)
-    ]
-    layers.append(_apply(given or {}, "", {step.name: step for step in chosen}, "-p"))
-    for (step, parameter), value in (item for layer in layers for item in layer.items()):
+    chosen, workload = _choose_steps(settings, steps, name, own), own["workload"]
+    values, mine = _start(settings, chosen, name, workload), {step.name: step for step in chosen}
+    for section, skip in _layers(settings, name, workload, env):
+        _override(values, _apply(settings.sections.get(section, {}), f"[{section}]", steps, file, skip))
+    _override(values, _apply(given or {}, "", mine, "-p"))
+    sections = _step_sections(settings, steps)
+    timeouts = {step: sections[step]["timeout"] for step in values}
+    return Pipeline(name, env, workload, chosen, values, timeouts, kit_settings(settings, env))
+
+
+def _override(values: dict[str, dict[str, Value]], layer: dict[tuple[str, str], Value]) -> None:
+    for (step, parameter), value in layer.items():
         if step in values:
             values[step][parameter] = value
-    sections = _step_sections(settings, steps)
-    return Pipeline(
-        name,
-        env,
-        own["workload"],
-        chosen,
-        values,
-        {step: sections[step]["timeout"] for step in values},
-        kit_settings(settings, env),
-    )
 
 # %% ../nbs/00_settings.ipynb #f233042e
 def _step_sections(settings: Settings, steps: dict[str, Step]) -> dict[str, dict[str, Any]]:
