@@ -163,6 +163,12 @@ def notebook(
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def lacking(what: str) -> None:
+    "Skip loudly where a program is missing; in CI that is a failure."
+    assert not os.environ.get("CI"), f"CI must not lack it: {what}"
+    pytest.skip(what.upper())
+
+
 @dataclass
 class Done:
     "What a command answered."

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import example_run as example
 import nbformat
 import pytest
+from conftest import lacking
 
 from mlops_kit.look import figure_svg, notebook_page, tokens
 from mlops_kit.report import MAX_FIGURES, render_run
@@ -328,10 +328,7 @@ def test_figure_without_title_or_style():
 
 def _browser():
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: the layout is not measured")
-    assert found, "Chromium is missing; in CI the layout must be measured"
-    return found
+    return found or lacking("no Chromium on this machine: the layout is not measured")
 
 
 def _open(folder, file, *flags):
@@ -391,11 +388,11 @@ def axe(tmp_path_factory):
     """The source of axe-core, fetched for this session."""
     folder = tmp_path_factory.mktemp("axe")
     if not shutil.which("npm"):
-        pytest.skip("no npm on this machine: the pages are not audited by axe-core")
+        lacking("no npm on this machine: the pages are not audited by axe-core")
     try:
         subprocess.run(["npm", "pack", "axe-core@4"], cwd=folder, capture_output=True, timeout=90, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        pytest.skip("npm cannot fetch axe-core: the pages are not audited")
+        lacking("npm cannot fetch axe-core: the pages are not audited")
     with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
         return archive.extractfile("package/axe.min.js").read().decode()
 
