@@ -87,7 +87,13 @@ def test_a_file_that_is_no_notebook_is_refused(toy):
     "section, line, what, where, remedy",
     [
         ("DEFAULT", "jbs = 3", "there is no setting or parameter `jbs`", "settings.ini [DEFAULT] jbs", "`jobs`"),
-        ("DEFAULT", "jobs = many", "`many` is no value for `jobs`", "settings.ini [DEFAULT] jobs", "jobs: Steps"),
+        (
+            "DEFAULT",
+            "jobs = many",
+            "`many` is no value for `jobs`",
+            "settings.ini [DEFAULT] jobs",
+            "Write a value of that type: Steps",
+        ),
         ("dev", "double.factr = 3", "no parameter `factr`", "settings.ini [dev] double.factr", "`factor`"),
         ("step.duble", "timeout = 3", "there is no step `duble`", "settings.ini [step.duble]", "`double`"),
         ("step.double", "timeout = soon", "`soon` is no value", "settings.ini [step.double] timeout", "Seconds"),

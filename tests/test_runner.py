@@ -120,7 +120,12 @@ def test_a_parameter_reaches_its_step(ran):
 @pytest.mark.parametrize(
     "words, what, where, remedy",
     [
-        ("run train -p double.factor=oops", "`oops` is no value for `factor`, which takes int", "-p", "factor: What"),
+        (
+            "run train -p double.factor=oops",
+            "`oops` is no value for `factor`, which takes int",
+            "-p",
+            "Write a value of that type: What",
+        ),
         ("run train -p double.factr=3", "step `prep.double` has no parameter `factr`", "-p", "Did you mean `factor`?"),
         ("run train -p factor", "`factor` sets nothing", "-p", "Write -p step.parameter=value"),
         ("run tran", "there is no pipeline `tran`", "settings.ini", "Did you mean `train`?"),
