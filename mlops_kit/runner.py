@@ -10,7 +10,6 @@ __all__ = ['KERNEL', 'export_changed', 'prepare', 'check_secrets', 'check_inputs
 
 # %% ../nbs/11_runner.ipynb #556e99b0
 import contextlib
-import fcntl
 import json
 import os
 import selectors
@@ -62,6 +61,7 @@ from mlops_kit.store import (
     hash_text,
     hold,
     link,
+    locked,
     newest,
     put,
     writing,
@@ -89,8 +89,7 @@ def export_changed(
     memo = root / "runs" / "exported.json"
     with writing(memo):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        with open(memo.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(memo.with_suffix(".lock")):
             if read_json(memo) == _exported(root, root / own):
                 return False
             _export(root, root / own)

@@ -14,12 +14,11 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from . import ledger
-from .probes import tracking_uri
+from .probes import sqlite_file, tracking_uri
 from .project import StepError, StoreError, read_json
-from .store import Memo, describe
+from .store import Memo, describe, locked, writing
 
 # %% ../nbs/15_tracking.ipynb #e7e8629d
 def connect(
@@ -28,7 +27,15 @@ def connect(
     "Connect to MLflow, or say what is wrong with its store."
     if not uri:
         raise StoreError("settings name no MLflow store", "tracking_uri", "Name one: models are registered there.")
-    _check_sqlite(uri)
+    file = sqlite_file(uri)
+    if file and file.exists():
+        _check_sqlite(uri, file)
+    elif file:
+        _create_sqlite(file)
+    return _open(uri)
+
+
+def _open(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("alembic", "mlflow.store.db.utils"):  # They report every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -47,10 +54,17 @@ def connect(
         raise
 
 
-def _check_sqlite(uri: str) -> None:
-    file = Path(unquote(urlparse(uri).path)[1:])
-    if not uri.startswith("sqlite:") or not file.exists():
-        return
+def _create_sqlite(file: Path) -> None:
+    draft = file.with_name(f"{file.name}.new")
+    with writing(file), locked(file.with_name(f"{file.name}.lock")):
+        if not file.exists():
+            for left in file.parent.glob(f"{draft.name}*"):  # By a killed process; SQLite keeps a journal beside it
+                left.unlink()
+            _open(f"sqlite:///{draft}")
+            os.replace(draft, file)
+
+
+def _check_sqlite(uri: str, file: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=60)) as database:
             database.execute("select name from sqlite_master").fetchall()
@@ -72,10 +86,8 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    place = None
-    if uri.startswith("sqlite:"):  # Else MLflow would put files below the current folder
-        place = (Path(unquote(urlparse(uri).path)[1:]).parent / "mlruns" / name).as_uri()
-    return client.create_experiment(name, artifact_location=place)
+    file = sqlite_file(uri)  # MLflow would put artifacts below the current folder
+    return client.create_experiment(name, artifact_location=file and (file.parent / "mlruns" / name).as_uri())
 
 # %% ../nbs/15_tracking.ipynb #0f886659
 def _batch(client: Any, run: str, params: dict, metrics: dict, tags: dict) -> None:

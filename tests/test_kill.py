@@ -63,6 +63,19 @@ def test_many_kills(toy, expected, seed):
     assert kill_until_done(toy, [dice.uniform(0.02, 0.95) for _ in range(15)], expected) >= 10
 
 
+def test_a_kill_while_mlflow_makes_its_tables(toy):
+    toy.configure(DEFAULT="jobs = 2")
+    running, draft = toy.start("--until", "make"), toy.root / "mlflow.db.new"
+    while not draft.exists() or draft.stat().st_size < 30_000:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    finish(running)
+    assert draft.exists() and not (toy.root / "mlflow.db").exists()
+    assert toy.run("--until", "make", "--force").rc == 0
+    assert (toy.root / "mlflow.db").exists() and not list(toy.root.glob("mlflow.db.new*"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_while_mlflow_is_written(toy):
