@@ -9,9 +9,12 @@ __all__ = ['app', 'cache_app', 'Env', 'AsJson', 'Given', 'main', 'parse_given', 
            'report', 'logs', 'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample']
 
 # %% ../nbs/16_cli.ipynb #e12bc6fe
+import contextlib
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,10 +101,34 @@ _MARKS = {
 }
 
 
-def _tell(step: str, status: str, reason: str = "") -> None:
-    mark, colour = _MARKS[status]
-    said = f"{typer.style(mark, fg=colour, bold=True)} {step:<22} {typer.style(f'{status:<9}', fg=colour)}{reason}"
-    typer.echo(said.rstrip(), err=True)
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[..., None]]:
+    "Say what becomes of each step; where a person watches, the last line shows what runs now, and for how long."
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    console, running = Console(stderr=True, highlight=False), {}
+    columns, quiet = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()), not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as shown:
+
+        def tell(step: str, status: str, reason: str = "") -> None:
+            mark, colour = _MARKS[status]
+            parts = (mark, f"bold {colour}"), f" {step:<22} ", (f"{status:<9}", colour), reason
+            line = Text.assemble(*parts)
+            line.rstrip()
+            console.print(line, soft_wrap=True)
+            if status == "running":
+                running[step] = shown.add_task(step, total=None)
+            elif step in running:
+                shown.remove_task(running.pop(step))
+
+        yield tell
+
+
+def _counts(done: dict) -> str:
+    found = Counter(step["status"] for step in done["steps"])
+    return ", ".join(f"{found[status]} {status}" for status in _MARKS if found[status])
 
 # %% ../nbs/16_cli.ipynb #f2fb7b39
 @app.command()
@@ -131,7 +158,9 @@ def run(
         _show_plan(plan(graph, store, root, force), as_json)
         return
     command = " ".join(["mlops-kit", *sys.argv[1:]])
-    _show_run(run_pipeline(graph, store, root, jobs, force, wait, command, _tell), as_json)
+    with _progress() as tell:
+        done = run_pipeline(graph, store, root, jobs, force, wait, command, tell)
+    _show_run(done, as_json)
 
 # %% ../nbs/16_cli.ipynb #572646e2
 def _show_plan(steps: list[dict], as_json: bool) -> None:
@@ -151,12 +180,7 @@ def _run_as_json(done: dict) -> dict:
 
 
 def _show_run(done: dict, as_json: bool) -> None:
-    count = {
-        status: sum(step["status"] == status for step in done["steps"])
-        for status in ("executed", "cached", "failed", "skipped")
-    }
-    said = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-    typer.echo(f"{done['status']} in {done['seconds']:.1f} s: {said}", err=True)
+    typer.echo(f"{done['status']} in {done['seconds']:.1f} s: {_counts(done)}", err=True)
     failed = next((step for step in done["steps"] if step["status"] == "failed"), None)
     if failed:
         error = failed["error"]
@@ -226,13 +250,8 @@ def status(
         _print_json({"runs": runs[-last:]})
         return
     for done in runs[-last:]:
-        count = {
-            status: sum(step["status"] == status for step in done["steps"])
-            for status in ("executed", "cached", "failed", "skipped")
-        }
-        said = ", ".join(f"{number} {status}" for status, number in count.items() if number)
         seconds = f"{done['seconds']:8.1f} s" if done.get("seconds") is not None else " " * 10
-        typer.echo(f"{done['run']}  {done['pipeline']:<10} {done['status']:<12}{seconds}  {said}")
+        typer.echo(f"{done['run']}  {done['pipeline']:<10} {done['status']:<12}{seconds}  {_counts(done)}")
     if not runs:
         typer.echo("no run yet: type mlops-kit run train")
 
