@@ -13,7 +13,8 @@ test: setup-dev  ## Every test that takes seconds: notebooks and tests/
 	$(BIN)/nbdev-test --n-workers 2
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-slow: setup-dev  ## What takes minutes: fresh clones, long kill loops
+test-slow: setup-dev  ## What takes minutes: slow cells, fresh clones, long kill loops
+	$(BIN)/nbdev-test --n-workers 2 --flags slow
 	$(BIN)/pytest -m slow
 
 lint: setup-dev  ## Style, types, and whether notebooks, package and README agree
