@@ -106,24 +106,28 @@ def _progress() -> Iterator[Callable[..., None]]:
     "Say what becomes of each step; where a person watches, the last line shows what runs now, and for how long."
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.text import Text
 
     console, running = Console(stderr=True, highlight=False), {}
     columns, quiet = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()), not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as shown:
 
         def tell(step: str, status: str, reason: str = "") -> None:
-            mark, colour = _MARKS[status]
-            parts = (mark, f"bold {colour}"), f" {step:<22} ", (f"{status:<9}", colour), reason
-            line = Text.assemble(*parts)
-            line.rstrip()
-            console.print(line, soft_wrap=True)
+            console.print(_line(step, status, reason), soft_wrap=True)
             if status == "running":
                 running[step] = shown.add_task(step, total=None)
             elif step in running:
                 shown.remove_task(running.pop(step))
 
         yield tell
+
+
+def _line(step: str, status: str, reason: str) -> Any:  # rich Text
+    from rich.text import Text
+
+    mark, colour = _MARKS[status]
+    line = Text.assemble((mark, f"bold {colour}"), f" {step:<22} ", (f"{status:<9}", colour), reason)
+    line.rstrip()
+    return line
 
 
 def _counts(done: dict) -> str:
