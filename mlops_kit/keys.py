@@ -11,6 +11,7 @@ __all__ = ['LOCK', 'runtime', 'our_packages', 'step_code', 'Content', 'stored_co
 # %% ../nbs/09_keys.ipynb #58aae1a6
 import json
 import platform
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ class Decision:
     inputs: dict[str, Content]
     code: Code
     parts: dict[str, dict]  # code, parameters, probes, inputs, runtime
+    began: float  # When the code was read, seconds since 1970
     reason: str = ""  # Why it must run; nothing for a hit
     manifest: dict | None = field(default=None, repr=False)  # What is stored, for a hit
 
@@ -181,7 +183,7 @@ def decide(
     force: bool = False,  # Run even when the result is stored
 ) -> Decision:
     "Compute a step's key, look it up, and say why it must run."
-    values = step_values(step, graph)
+    began, values = time.time(), step_values(step, graph)
     code = step_code(step, graph, root)
     parts = {
         "code": code.units,
@@ -190,7 +192,7 @@ def decide(
         "inputs": {name: content.digest for name, content in inputs.items()},
         "runtime": runtime(root),
     }
-    decision = Decision(step, inputs, code, parts)
+    decision = Decision(step, inputs, code, parts, began)
     manifest = store.manifest(decision.key)
     fault = find_fault(store, decision.key) if manifest else ""
     if manifest and not (force or fault or manifest.get("uncached")):

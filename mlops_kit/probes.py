@@ -8,21 +8,19 @@ Docs: https://mlops-kit.github.io/mlops-kit/probes.html.md"""
 __all__ = ['KNOWN', 'ask', 'tracking_uri', 'sqlite_file', 'registered']
 
 # %% ../nbs/08_probes.ipynb #006e4e32
-import importlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from .project import KitError, StepError, find_root, nearest, read_json, write_file
+from .project import KitError, StepError, find_function, find_root, nearest, read_json, write_file
 from .steps import load_workload
 
 # %% ../nbs/08_probes.ipynb #808d7d0c
 def _find(name: str, parameters: dict[str, Any]):
-    module, colon, function = name.partition(":")
-    if colon:
-        return getattr(importlib.import_module(module), function)
+    if ":" in name:
+        return find_function(name, "probe")
     workload = load_workload(parameters["workload"]) if parameters.get("workload") else None
     if hasattr(workload, name):
         return getattr(workload, name)

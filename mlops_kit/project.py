@@ -6,12 +6,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/project.html.md"""
 
 # %% auto #0
 __all__ = ['ROOT_VARIABLE', 'KitError', 'SettingsError', 'NotebookError', 'GraphError', 'StepError', 'GateFailed', 'StoreError',
-           'nearest', 'find_root', 'path', 'own_package', 'write_file', 'hash_file', 'read_json', 'scrub']
+           'nearest', 'find_root', 'path', 'own_package', 'find_function', 'write_file', 'hash_file', 'read_json',
+           'scrub']
 
 # %% ../nbs/00_project.ipynb #046b8905
 import contextlib
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import tomllib
@@ -110,6 +112,21 @@ def own_package(
             f"pyproject.toml is not valid TOML: {error}", str(root / "pyproject.toml"), "Mend that line."
         ) from None
     return config.get("tool", {}).get("nbdev", {}).get("lib_path")
+
+# %% ../nbs/00_project.ipynb #0fb4be0f
+def find_function(
+    name: str,  # package.module:function
+    where: str,  # Where it is named, for errors
+) -> Any:
+    "Import a function by its name."
+    module, _, function = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+        return getattr(found, function)
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"`{name}` cannot be imported: {error}", where, "Write package.module:function.") from None
+    except AttributeError:
+        raise SettingsError(f"{module} has no `{function}`", where, nearest(function, dir(found))) from None
 
 # %% ../nbs/00_project.ipynb #d251c8de
 def write_file(

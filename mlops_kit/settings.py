@@ -10,6 +10,7 @@ __all__ = ['KIT', 'SECTIONS', 'Settings', 'read_settings', 'Value', 'kit_setting
 
 # %% ../nbs/00_settings.ipynb #69fc065e
 import configparser
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ KIT = {
             "MLflow tracking store and model registry, or nothing; MLFLOW_TRACKING_URI wins",
         ),
         Param("jobs", "int", 2, "Steps that run at the same time"),
+        Param("services", "list[str]", [], "Stand-ins for what production has, such as `package.module:function`"),
     ]
 }
 SECTIONS: dict[str, dict[str, Param]] = {
@@ -46,6 +48,7 @@ SECTIONS: dict[str, dict[str, Param]] = {
     },
     "workload": {},
     "quality": {},
+    "source": {},
 }
 
 # %% ../nbs/00_settings.ipynb #9f7d6576
@@ -197,6 +200,22 @@ def _quality(settings: Settings, workload: str) -> dict[str, float]:
     }
 
 
+def _sources(settings: Settings, workload: str) -> dict[str, dict[str, Any]]:
+    named = [name for name in settings.of("source") if name.startswith(f"{workload}.")]
+    return {
+        name.partition(".")[2]: {key: _plain(text) for key, text in settings.sections[f"source.{name}"].items()}
+        for name in named
+    }
+
+
+def _plain(text: str) -> Any:
+    "Read a number, a list or a truth value as JSON does; anything else is a text."
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _start(settings: Settings, chosen: tuple[Step, ...], name: str, workload: str) -> dict[str, dict[str, Value]]:
     values = {}
     for step in chosen:
@@ -204,6 +223,8 @@ def _start(settings: Settings, chosen: tuple[Step, ...], name: str, workload: st
         mine = {param.name: Value(convert(param, param.default, where), "notebook") for param in step.params.values()}
         if "workload" in mine:
             mine["workload"] = Value(workload, settings.where(f"pipeline.{name}"))
+        if "sources" in mine and (sources := _sources(settings, workload)):
+            mine["sources"] = Value(sources, settings.where(f"source.{workload}.*"))
         if "quality" in mine:
             mine["quality"] = Value(_quality(settings, workload), settings.where(f"quality.{workload}"))
         values[step.name] = mine

@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/store.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMA', 'writing', 'locked', 'Memo', 'hash_text', 'describe', 'Store', 'check_outputs', 'put', 'find_fault',
-           'verify', 'link', 'newest', 'prune', 'hold']
+           'verify', 'condemn', 'link', 'newest', 'prune', 'hold']
 
 # %% ../nbs/06_store.ipynb #be9e31be
 import contextlib
@@ -245,10 +245,19 @@ def verify(
         fault = find_fault(store, place.name, bytes_too=True)
         if fault:
             faults[place.name] = fault
-            known = store.manifest(place.name)
-            if known:
-                write_file(place / "manifest.json", json.dumps(known | {"damaged": fault}, indent=1))
+            condemn(store, place.name, fault)
     return faults
+
+
+def condemn(
+    store: Store,
+    key: str,  # Stored under this key
+    fault: str,  # What is wrong
+) -> None:
+    "Never let a stored result be a hit again."
+    known = store.manifest(key)
+    if known:
+        write_file(store.objects / key / "manifest.json", json.dumps(known | {"damaged": fault}, indent=1))
 
 # %% ../nbs/06_store.ipynb #5839381b
 def link(

@@ -6,11 +6,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/tables.html.md"""
 
 # %% auto #0
 __all__ = ['MANIFEST', 'PART', 'digest_rows', 'to_polars', 'write_table', 'write_tables', 'read_manifest', 'scan_table',
-           'read_table', 'read_tables']
+           'read_table', 'read_tables', 'join_partitions']
 
 # %% ../nbs/02_tables.ipynb #e48b8a86
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +136,6 @@ def write_table(
 
 # %% ../nbs/02_tables.ipynb #6b5cdf43
 def _clear(place: Path) -> None:
-    import shutil
-
     if place.is_dir() and any(place.iterdir()) and not (place / MANIFEST).is_file():
         raise StepError(
             f"{place} is a folder with other files in it",
@@ -172,6 +173,7 @@ def read_manifest(
 # %% ../nbs/02_tables.ipynb #088fba18
 def scan_table(
     place: str | Path,  # Folder of a table, relative to the root or absolute
+    only: Iterable[str] | None = None,  # Folders of partitions, such as part=2013-02; all by default
 ) -> "pl.LazyFrame":  # Its rows, in their stored order
     "Open a table without reading it."
     import polars as pl
@@ -181,16 +183,25 @@ def scan_table(
         raise StepError(
             f"there is no table at {place}", str(path(place)), "Run the step that makes it, or mend the path."
         )
-    parts = [pl.scan_parquet(path(place) / name / PART, glob=False) for name in manifest["partitions"]]
-    table = pl.concat(parts) if parts else pl.LazyFrame()
+    names = [name for name in manifest["partitions"] if only is None or name in only]
+    parts = [pl.scan_parquet(path(place) / name / PART, glob=False) for name in names]
+    table = pl.concat(parts) if parts else _no_rows(path(place), manifest)
     return table.sort(manifest["key"], maintain_order=True) if manifest["key"] and len(parts) > 1 else table
+
+
+def _no_rows(place: Path, manifest: dict) -> "pl.LazyFrame":
+    import polars as pl
+
+    first = next(iter(manifest["partitions"]), None)
+    return pl.scan_parquet(place / first / PART, glob=False).head(0) if first else pl.LazyFrame()
 
 
 def read_table(
     place: str | Path,  # Folder of a table, relative to the root or absolute
+    only: Iterable[str] | None = None,  # Folders of partitions, such as part=2013-02; all by default
 ) -> "pl.DataFrame":  # Its rows, in their stored order
     "Read a table."
-    return scan_table(place).collect()
+    return scan_table(place, only).collect()
 
 
 def read_tables(
@@ -198,3 +209,49 @@ def read_tables(
 ) -> dict[str, "pl.DataFrame"]:  # {name: rows}, by name
     "Read every table of a folder."
     return {manifest.parent.name: read_table(manifest.parent) for manifest in sorted(path(place).glob(f"*/{MANIFEST}"))}
+
+# %% ../nbs/02_tables.ipynb #a4d9976e
+def join_partitions(
+    place: str | Path,  # Folder of the table to be
+    parts: dict[str, Path],  # {partition: folder of a table that has no partitions itself}
+    by: str = "part",  # What the partitions are called: `part` gives part=2013-02
+    said: dict[str, dict] | None = None,  # {partition: what else its entry in the manifest says}
+) -> Path:  # The folder
+    "Join tables into one whose partitions they are."
+    place = path(place)
+    manifests = {name: read_manifest(folder) or _absent(folder) for name, folder in sorted(parts.items())}
+    _refuse_differences(manifests, place.name)
+    _clear(place)
+    for name in manifests:
+        _link(parts[name] / "all" / PART, place / f"{by}={name}" / PART)
+    found = {f"{by}={n}": m["partitions"]["all"] | (said or {}).get(n, {}) for n, m in manifests.items()}
+    first: dict = next(iter(manifests.values()), {"key": None, "schema": {}})
+    rows = sum(manifest["rows"] for manifest in manifests.values())
+    whole = {"table": 1, "rows": rows, "key": first["key"], "partition": by, "schema": first["schema"]}
+    write_file(place / MANIFEST, json.dumps({**whole, "partitions": found}, indent=1))
+    return place
+
+# %% ../nbs/02_tables.ipynb #67aa65ff
+def _absent(folder: Path) -> dict:
+    raise StepError(f"there is no table at {folder}", str(folder), "Write it before joining it.")
+
+
+def _refuse_differences(manifests: dict[str, dict], table: str) -> None:
+    for name, manifest in manifests.items():
+        first, expected = next(iter(manifests.items()))
+        for column in sorted({*expected["schema"], *manifest["schema"]}):
+            found = [known["schema"].get(column, "absent") for known in (expected, manifest)]
+            if found[0] != found[1]:
+                raise StepError(
+                    f"column `{column}` of table `{table}` is {found[0]} in partition {first}, {found[1]} in {name}",
+                    f"{table}, partition {name}",
+                    "Give the column one type in every partition, or leave it out of all of them.",
+                )
+
+
+def _link(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:  # Another disk, or one without links
+        shutil.copy2(file, place)
