@@ -185,7 +185,7 @@ def scan_table(
         )
     names = [name for name in manifest["partitions"] if only is None or name in only]
     parts = [pl.scan_parquet(path(place) / name / PART, glob=False) for name in names]
-    table = pl.concat(parts) if parts else _no_rows(path(place), manifest)
+    table = pl.concat(parts, how="diagonal_relaxed") if parts else _no_rows(path(place), manifest)
     return table.sort(manifest["key"], maintain_order=True) if manifest["key"] and len(parts) > 1 else table
 
 
@@ -216,18 +216,21 @@ def join_partitions(
     parts: dict[str, Path],  # {partition: folder of a table that has no partitions itself}
     by: str = "part",  # What the partitions are called: `part` gives part=2013-02
     said: dict[str, dict] | None = None,  # {partition: what else its entry in the manifest says}
+    alike: bool = True,  # Refuse partitions whose columns differ; rows as they landed may differ
 ) -> Path:  # The folder
     "Join tables into one whose partitions they are."
     place = path(place)
     manifests = {name: read_manifest(folder) or _absent(folder) for name, folder in sorted(parts.items())}
-    _refuse_differences(manifests, place.name)
+    if alike:
+        _refuse_differences(manifests, place.name)
     _clear(place)
     for name in manifests:
         _link(parts[name] / "all" / PART, place / f"{by}={name}" / PART)
     found = {f"{by}={n}": m["partitions"]["all"] | (said or {}).get(n, {}) for n, m in manifests.items()}
-    first: dict = next(iter(manifests.values()), {"key": None, "schema": {}})
+    key = next((manifest["key"] for manifest in manifests.values()), None)
     rows = sum(manifest["rows"] for manifest in manifests.values())
-    whole = {"table": 1, "rows": rows, "key": first["key"], "partition": by, "schema": first["schema"]}
+    schema = {name: kind for manifest in reversed(manifests.values()) for name, kind in manifest["schema"].items()}
+    whole = {"table": 1, "rows": rows, "key": key, "partition": by, "schema": schema}
     write_file(place / MANIFEST, json.dumps({**whole, "partitions": found}, indent=1))
     return place
 
