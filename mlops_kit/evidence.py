@@ -40,6 +40,7 @@ def _with_evidence(step: dict, run: str, home: Path) -> dict:
         "facts": {record["name"]: record["value"] for record in records if record["record"] == "fact"},
         "tables": [record for record in records if record["record"] == "table"],
         "figures": [record for record in records if record["record"] == "figure"],
+        "pages": {r["title"]: f"../{maker}/{step['step']}/{r['file']}" for r in records if r["record"] == "page"},
     }
 
 

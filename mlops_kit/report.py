@@ -24,7 +24,7 @@ from .look import decimals, number, page, prefix_ids
 _NOTHING: dict[str, Any] = {
     **{"status": "skipped", "reason": "", "started": None, "seconds": None, "page": None, "error": None},
     **{"parameters": {}, "inputs": {}, "outputs": {}, "metrics": {}, "facts": {}},
-    **{"gates": [], "tables": [], "figures": []},
+    **{"gates": [], "tables": [], "figures": [], "pages": {}},
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from .project import GateFailed, SettingsError, find_root, nearest, own_package, path, read_json, scrub
+from .project import GateFailed, SettingsError, find_root, nearest, own_package, path, read_json, scrub, write_file
 from .tables import read_table, read_tables, scan_table, to_polars, write_table, write_tables
 
 __all__ = [
@@ -67,7 +67,7 @@ def write_record(
 
 # %% ../nbs/01_steps.ipynb #87f68ad8
 def log(
-    **items: Any,  # name=value: number, matplotlib figure, frame, or text
+    **items: Any,  # name=value: number, matplotlib figure, frame, whole HTML page, or text
 ) -> None:
     "Record what a step found, and show it."
     for name, value in items.items():
@@ -91,6 +91,8 @@ def _as_record(name: str, value: Any) -> dict:
         return {"record": "figure", "title": title, "svg": figure_svg(value, name)}
     if hasattr(value, "columns"):
         return {"record": "table", "title": title, **_as_rows(value)}
+    if _is_page(value):
+        return {"record": "page", "title": title, "file": _keep_page(value, name)}
     return {"record": "fact", "name": title, "value": value}
 
 
@@ -109,6 +111,8 @@ def _show(name: str, value: Any) -> None:
         from IPython.display import display
 
         display(value)
+    elif _is_page(value):
+        print(f"{name.replace('_', ' ')}: a page of {len(value):,} characters")
     else:
         print(f"{name.replace('_', ' ')}: {_written(value)}")
 
@@ -117,6 +121,18 @@ def _written(value: Any) -> str:
     if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+# %% ../nbs/01_steps.ipynb #2aaab025
+def _is_page(value: Any) -> bool:
+    return isinstance(value, str) and value[:20].lstrip().lower().startswith("<!doctype html")
+
+
+def _keep_page(text: str, name: str) -> str | None:  # Name of the file, beside the records
+    records = os.environ.get(RECORDS_VARIABLE)
+    if not records:
+        return None
+    secrets = os.environ.get(SECRETS_VARIABLE, "").split()
+    return write_file(Path(records).parent / f"{name}.html", scrub(text, secrets)).name
 
 # %% ../nbs/01_steps.ipynb #e36de674
 def _meets(value: float | None, at_least: float | None, at_most: float | None, equals: float | None) -> bool:
