@@ -217,13 +217,14 @@ def shared(
     among: pl.Series | None = None,  # True for the rows that count; None counts all
 ) -> pl.Series:  # True where another row has the same values; missing values are values
     "Find the rows that are not alone."
-    if rows.width == 0 or len(rows) < 2:
-        return pl.repeat(False, len(rows), eager=True)
-    places = rows.hash_rows().is_duplicated().arg_true()
+    alone = pl.repeat(False, len(rows), eager=True)
     if among is not None:
-        places = places.filter(among.gather(places))
-    found = places.filter(rows[places].is_duplicated())
-    return pl.repeat(False, len(rows), eager=True).scatter(found, True)
+        places = among.arg_true()
+        return alone.scatter(places.filter(shared(rows[places])), True)
+    if rows.width == 0 or len(rows) < 2:
+        return alone
+    places = rows.hash_rows().is_duplicated().arg_true()
+    return alone.scatter(places.filter(rows[places].is_duplicated()), True)
 
 # %% ../../nbs/dataops/contracts.ipynb #ee1a5cd2
 class Judged(NamedTuple):
@@ -238,6 +239,7 @@ def judge(
     schema: "pa.DataFrameSchema",  # The contract
     rules: list[Rule],  # Rules to ask; those about reading are answered by who reads
     among: pl.Series | None = None,  # Rows that count where rows are compared with each other; None counts all
+    twins: pl.Series | None = None,  # Rows that share the first key, where they are known
 ) -> Judged:
     "Hold every row against every rule."
     kept: dict[str, pl.Series] = {}
@@ -246,7 +248,8 @@ def judge(
         if rule.kind == "present":
             kept[rule.name] = _present(rows[rule.columns[0]])
         elif rule.kind == "unique":
-            kept[rule.name] = ~shared(rows.select(rule.columns), among)
+            first = twins is not None and rule.columns == keys_of(schema)[0]
+            kept[rule.name] = ~shared(rows.select(rule.columns), _both(twins, among) if first else among)
         elif rule.kind == "check":
             answer = ask(rule.check, rows, rule.of, rule.name)
             if len(answer) == len(rows):
@@ -254,6 +257,10 @@ def judge(
             else:
                 tables[rule.name] = bool(answer.all())
     return Judged(pl.DataFrame(kept), tables)
+
+
+def _both(one: pl.Series | None, other: pl.Series | None) -> pl.Series | None:
+    return one if other is None else other if one is None else one & other
 
 
 def _present(values: pl.Series) -> pl.Series:

@@ -32,11 +32,10 @@ _ROW = "row of the table"  # No column is called that
 
 def find_repeats(
     rows: pl.DataFrame,  # Rows as they landed
-    typed: pl.DataFrame,  # The same rows in the types of the contract
-    key: list[str],  # Columns that tell them apart; empty compares all rows
+    twins: pl.Series | None = None,  # Rows that share their key; None compares all
 ) -> pl.Series:  # True for every row after the first of its kind
     "Find the rows that landed before."
-    places = shared(typed.select(key) if key else rows).arg_true()
+    places = (shared(rows) if twins is None else twins).arg_true()
     again = rows[places].select(~pl.struct(pl.all()).is_first_distinct()).to_series()
     return pl.repeat(False, len(rows), eager=True).scatter(places.filter(again), True)
 
@@ -139,11 +138,12 @@ def _timed(seconds: dict[str, float], operation: str) -> Iterator[None]:
     seconds[operation] = seconds.get(operation, 0.0) + time.perf_counter() - start
 
 # %% ../../nbs/dataops/quarantine.ipynb #e3855e8e
-def _aside(work: _Work, schema: "pa.DataFrameSchema") -> dict[str, pl.Series]:
-    "Find the rows that go to quarantine before a rule is asked."
-    repeats = find_repeats(work.rows, work.typed, next(iter(keys_of(schema)), []))
-    aside = {LEFT_OUT: work.left_out, REPEATED: repeats}
-    return {rule: rows for rule, rows in aside.items() if rows is not None and rows.any()}
+def _aside(work: _Work, schema: "pa.DataFrameSchema") -> tuple[dict[str, pl.Series], pl.Series | None]:
+    "Find the rows that go to quarantine before a rule is asked, and those that share their key."
+    key = next(iter(keys_of(schema)), None)
+    twins = shared(work.typed.select(key)) if key else None
+    aside = {LEFT_OUT: work.left_out, REPEATED: find_repeats(work.rows, twins)}
+    return {rule: rows for rule, rows in aside.items() if rows is not None and rows.any()}, twins
 
 
 def _taken(rows: pl.DataFrame, known: pl.DataFrame, columns: list[str]) -> pl.Series:
@@ -159,13 +159,13 @@ def _answers(
     work: _Work,
     schema: "pa.DataFrameSchema",
     rules: list[Rule],
-    aside: dict[str, pl.Series],
+    alone: bool = False,  # Whether rows are asked about themselves only, not about each other
     known: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, dict[str, bool]]:
     "Answer every rule for every row, and those about the table."
-    read = work.found.read
+    (aside, twins), read = ({}, None) if alone else _aside(work, schema), work.found.read
     among = ~pl.DataFrame(aside).select(pl.any_horizontal(pl.all())).to_series() if aside else None
-    judged = judge(work.typed, schema, rules, among)
+    judged = judge(work.typed, schema, rules, among, twins)
     kept = {rule: ~rows for rule, rows in aside.items()} | judged.kept.to_dict()
     for rule in rules:
         if rule.kind == "read" and rule.of in read:
@@ -254,7 +254,7 @@ def _repaired(
     landed = work.landed.filter(changed)
     found = read_columns(landed, schema)
     before = _Work(landed, landed, None, [], found, fill_missing(found, schema))
-    kept = _errors(_answers(before, schema, [rule for rule in rules if rule.kind != "unique"], {})[0], rules)
+    kept = _errors(_answers(before, schema, [rule for rule in rules if rule.kind != "unique"], True)[0], rules)
     good = passed.filter(changed)
     return int((good & ~_all(kept, len(good))).sum()), _broken(kept, good)
 
@@ -337,7 +337,7 @@ def clean(
     rules = list_rules(schema)
     work = _prepare(landed, schema, name, repairs, seconds)
     with _timed(seconds, "judge"):
-        kept, tables = _answers(work, schema, rules, _aside(work, schema), known)
+        kept, tables = _answers(work, schema, rules, known=known)
         broken_load = check_load(work.typed, schema, load if isinstance(load, str) else "", landed_at, tables)
     with _timed(seconds, "split"):
         passed, good, broken = _divide(work, kept, schema, rules, load)
