@@ -19,7 +19,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from .project import GateFailed, SettingsError, find_root, nearest, own_package, path, read_json, scrub, write_file
+from mlops_kit.project import (
+    GateFailed,
+    SettingsError,
+    find_root,
+    nearest,
+    own_package,
+    path,
+    read_json,
+    scrub,
+    write_file,
+)
 from .tables import read_table, read_tables, scan_table, to_polars, write_table, write_tables
 
 __all__ = [
