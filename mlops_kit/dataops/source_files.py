@@ -79,7 +79,7 @@ def read_files(
         raise failed(table, source, f"the file of part {part} is gone", "Put it back, or run again without it.", part)
     contents = {file: system.cat_file(file) for file in parts[part]}
     rows = [_parse(table, source, file, content) for file, content in contents.items()]
-    files = [
+    files: list[dict[str, Any]] = [
         {"file": _shown(system, file, source), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for file, content in contents.items()
     ]

@@ -152,7 +152,7 @@ def read_http(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # Rows with the types of the answer; mark, bytes, sha256
     "Read all pages of a part."
     url: str | None = expand(source.http, table).replace("{part}", part)
-    tables, digest, size, mark, seen = [], hashlib.sha256(), 0, None, []
+    tables, digest, size, mark, seen = [], hashlib.sha256(), 0, None, []  # type: ignore[var-annotated]
     with client(table, source) as opened:
         while url:
             _refuse_detour(table, source, url, seen)

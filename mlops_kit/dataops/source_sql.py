@@ -30,8 +30,9 @@ def connected(
     url = sa.make_url(expand(source.sql, table))
     lite = url.get_backend_name() == "sqlite"
     if lite and url.database:
-        url = url.set(database=str(path(url.database)))
-        if not path(url.database).is_file():  # SQLite would make an empty one
+        file = path(url.database)
+        url = url.set(database=str(file))
+        if not file.is_file():  # SQLite would make an empty one
             raise failed(table, source, "there is no such database", "Make it, or mend `sql` in settings.ini.")
     engine = sa.create_engine(url, connect_args={"timeout": source.timeout} if lite else {})
     try:
@@ -62,7 +63,7 @@ def _asked(source: Source) -> Any:
 def _state(source: Source) -> Any:
     import sqlalchemy as sa
 
-    newest = sa.func.max(sa.column(source.watermark or source.time))
+    newest: Any = sa.func.max(sa.column(source.watermark or source.time))
     return sa.select(_part(source).label("part"), sa.func.count(), newest).select_from(_asked(source)).group_by("part")
 
 
