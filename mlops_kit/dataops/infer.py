@@ -216,7 +216,7 @@ def _checks(found: Found, personal: bool) -> list[str]:
     if found.kind != "str":
         return []
     counts = known.value_counts()["count"]
-    if len(counts) <= min(MOST_VALUES, len(known) / 2):
+    if 2 <= len(counts) <= min(MOST_VALUES, len(known) / 2):
         rare = "" if counts.min() >= OFTEN else ", raise_warning=True"  # type: ignore[operator]
         return [f"pa.Check.isin({_code(sorted(known.unique().to_list()))}{rare})"]
     pattern = find_pattern(known)
