@@ -342,7 +342,7 @@ def clean(
     with _timed(seconds, "split"):
         passed, good, broken = _divide(work, kept, schema, rules, load)
     with _timed(seconds, "count"):
-        facts = {"table": name, **_facts(work, kept, passed, schema, rules)}
+        facts = {"table": name, **_facts(work, kept, passed, schema, rules), "load_rules": broken_load.to_dicts()}
     return Cleaned(good, broken, passed, broken_load, facts, seconds)
 
 # %% ../../nbs/dataops/quarantine.ipynb #e32d7558
