@@ -40,9 +40,13 @@ def _try(values: pl.Series, kind: str, **words: Any) -> Found | None:
     "Read a column as `kind`, if every value can be."
     import pandera.polars as pa
 
-    wanted = {"int": int, "float": float, "bool": bool, "pl.Date": pl.Date, 'pl.Datetime("us")': pl.Datetime("us")}[
-        kind
-    ]
+    wanted: Any = {
+        "int": int,
+        "float": float,
+        "bool": bool,
+        "pl.Date": pl.Date,
+        'pl.Datetime("us")': pl.Datetime("us"),
+    }[kind]
     one = pa.DataFrameSchema({values.name: pa.Column(wanted, metadata=words)})
     found = read_columns(values.to_frame(), one)
     known = found.rows[values.name]
@@ -51,7 +55,11 @@ def _try(values: pl.Series, kind: str, **words: Any) -> Found | None:
 # %% ../../nbs/dataops/infer.ipynb #c30268ab
 def _read_time(values: pl.Series) -> Found | None:
     kind = "pl.Date" if values.str.len_bytes().max() <= 10 else 'pl.Datetime("us")'  # type: ignore[operator]
-    choices = [{}, *({"format": one} for one in FORMATS), *({"format": list(two)} for two in combinations(FORMATS, 2))]
+    choices: list[dict[str, Any]] = [
+        {},
+        *({"format": one} for one in FORMATS),
+        *({"format": list(two)} for two in combinations(FORMATS, 2)),
+    ]
     few = values.drop_nulls().head(1_000)
     return next(
         (found for words in choices if _try(few, kind, **words) and (found := _try(values, kind, **words))), None
@@ -63,12 +71,9 @@ def _read_text(values: pl.Series) -> Found:
     text = values.drop_nulls()
     if text.is_empty() or text.str.len_bytes().max() > 40:  # type: ignore[operator]
         return Found("str", values, {})
-    code = text.str.contains(r"^[+-]?0[0-9]|[0-9]{16,}").any()
-    tries = (
-        []
-        if code
-        else [("int", {}), ("int", {"thousands": ","}), ("float", {}), ("float", {"thousands": ","}), ("bool", {})]
-    )
+    code = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19,}$)").any()
+    grouped = {"thousands": ","}
+    tries = [("int", {}), ("int", grouped), ("float", {}), ("float", grouped), ("bool", {})] if not code else []
     few = text.head(1_000)
     for kind, words in tries:
         if _try(few, kind, **words) and (found := _try(values, kind, **words)):
@@ -88,7 +93,7 @@ def find_type(
         kind = _KINDS.get(str(values.dtype)) or re.sub(r"\b([A-Z]\w+)", r"pl.\1", repr(values.dtype))
         values = values.fill_nan(None) if values.dtype.is_float() else values
         return Found("str" if values.dtype in (pl.Categorical, pl.Enum) else kind, values, {})
-    repairs = []
+    repairs: list[str] = []
     for name in ("strip", "blank"):
         mended = values.to_frame().select(REPAIRS[name](pl.first())).to_series()
         if not mended.equals(values):
