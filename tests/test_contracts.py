@@ -16,8 +16,8 @@ from test_report import MEASURE, _open
 from mlops_kit.dataops.cleaning_report import cleaning_page
 from mlops_kit.dataops.contract_changes import compare_contracts
 from mlops_kit.dataops.contract_check import check_text, committed_contract
-from mlops_kit.dataops.contracts import check_load, holds, list_rules
-from mlops_kit.dataops.conversion import read_columns
+from mlops_kit.dataops.contracts import check_load, holds, judge, list_rules
+from mlops_kit.dataops.conversion import fill_missing, read_columns
 from mlops_kit.dataops.infer import infer_contract
 from mlops_kit.dataops.quarantine import clean, clean_tables, landed_rows, replay
 from mlops_kit.project import StepError
@@ -133,6 +133,14 @@ def test_random_tables_agree_with_pandera(seed):
     assert refused_by_pandera(cleaned.good, schema) == set()
 
 
+def test_not_a_number_is_missing():
+    """As pandera has it, where the rows are asked as they are and where they were read before."""
+    schema = pa.DataFrameSchema({"x": pa.Column(float)})
+    rows = pl.DataFrame({"x": [1.0, float("nan"), None]})
+    assert judge(rows, schema, list_rules(schema)).kept["x is present"].to_list() == [True, False, False]
+    assert refused(clean(rows, schema)) == refused_by_pandera(rows, schema) == {1, 2}
+
+
 def test_order_of_rows_and_columns_decides_nothing(landed):
     """Shuffled rows, reordered columns: the same good rows, the same quarantine."""
     schema, rows = contracts()["flights"], planted(landed["flights"].head(5_000), "distance", 1, [7, 8, 4_000])
@@ -186,14 +194,19 @@ def test_type_drift(landed):
     text, fractions = rows.cast(pl.String), rows.cast({pl.Int64: pl.Float64})
     assert clean(text, schema).good.equals(good) and clean(fractions, schema).good.equals(good)
     assert clean(fractions.cast(pl.String), schema).good.equals(good)
-    assert not good.equals(clean(planted(text, "distance", "1,400.5", [3]), schema).good)
+    for wrong in ("1,400", "1400.5", "far", "1e3"):
+        assert refused(clean(planted(text, "distance", wrong, [3]), schema)) == {3}
+    assert refused(clean(planted(fractions, "distance", 1400.5, [3]), schema)) == {3}
 
 
 def test_unreadable_is_not_missing():
     """A value that cannot be read breaks that rule, is not called missing, and is never filled."""
     schema = pa.DataFrameSchema({"n": pa.Column(int, metadata={"missing": 0}), "m": pa.Column(int)})
     cleaned = clean(pl.DataFrame({"n": ["1", None, "one"], "m": ["1", "2", "two"]}), schema)
-    assert cleaned.good["n"].to_list() == [1, 0]
+    assert cleaned.good["n"].to_list() == [1, 0] and read_columns(cleaned.good, schema).missing == {}
+    assert fill_missing(read_columns(pl.DataFrame({"n": ["one", "3.5", None], "m": [1, 1, 1]}), schema), schema)[
+        "n"
+    ].to_list() == [None, None, 0]
     assert cleaned.broken["rules"].to_list() == ["n can be read; m can be read"]
     assert cleaned.facts["missing"] == [
         {"column": "n", "missing": 1, "unreadable": 1, "treatment": "filled with 0"},
@@ -277,6 +290,13 @@ def test_a_repair_cannot_smuggle(landed):
     for words, repair in repairs.items():
         with pytest.raises(StepError, match=words):
             clean(rows, schema, repairs=repair)
+
+
+def test_a_repeated_row_never_comes_back():
+    """Not even where nobody says which rows are good already."""
+    schema = pa.DataFrameSchema({"n": pa.Column(int)}, unique=["n"])
+    broken = clean(pl.DataFrame({"n": [1, 1, 1]}), schema).broken
+    assert len(broken) == 2 and replay(broken, schema).good.is_empty() and len(replay(broken, schema).broken) == 2
 
 
 # Inference

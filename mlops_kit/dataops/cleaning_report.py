@@ -101,8 +101,7 @@ def _verdict(tables: list[dict], rules: list[dict], loads: list[dict], bar: floa
     else:
         title = f"All {number(rows)} rows keep their contracts" if rows else "No row landed"
     text = worst or ("Nothing was set aside." if rows else "There is nothing to use.")
-    if failed:
-        text += " A person should look at the source before a model does."
+    text += " A person should look at the source before a model does." if failed else ""
     return {"title": title[:1].upper() + title[1:], "text": text, "failed": bool(failed)}
 
 # %% ../../nbs/dataops/cleaning_report.ipynb #cd7dd6d2

@@ -112,7 +112,7 @@ def _compare_limits(old: _Promises, new: _Promises) -> list[tuple]:
             told.append((f"{side} value", *shown, opened))
     return told
 
-
+# %% ../../nbs/dataops/contract_changes.ipynb #aa9285f7
 def _compare_sets(old: _Promises, new: _Promises) -> list[tuple]:
     def words(values: frozenset | None) -> str:
         return "any" if values is None else ", ".join(sorted(map(str, values)))
@@ -231,24 +231,20 @@ def _compare_keys(old: "pa.DataFrameSchema", new: "pa.DataFrameSchema") -> list[
     return told + [("", "key added", "", ", ".join(key), False, NARROWER) for key in sorted(after - before)]
 
 
+def _compare_freshness(old: float | None, new: float | None) -> list[tuple]:
+    if old == new:
+        return []
+    slower = old is not None and (new is None or new > old)
+    why = "rows may be older than before" if slower else "stale loads are found sooner"
+    return [("", "freshness_hours", str(old), str(new), slower, why)]
+
+
 def _compare_table(old: "pa.DataFrameSchema", new: "pa.DataFrameSchema") -> list[tuple]:
     "List the changes of what is said about the table."
     told = _compare_keys(old, new)
     compared = _compare_others(_promises(old, None), _promises(new, None))
     told += [("", *change, WIDER if change[-1] else NARROWER) for change in compared]
-    older, newer = (about(schema, "freshness_hours") for schema in (old, new))
-    if older != newer:
-        slower = older is not None and (newer is None or newer > older)
-        told.append(
-            (
-                "",
-                "freshness_hours",
-                str(older),
-                str(newer),
-                slower,
-                "rows may be older than before" if slower else "stale loads are found sooner",
-            )
-        )
+    told += _compare_freshness(about(old, "freshness_hours"), about(new, "freshness_hours"))
     for word in ("owner", "rows", "time", "severity"):
         if about(old, word) != about(new, word):
             told.append(("", word, str(about(old, word)), str(about(new, word)), False, "no row looks different"))
@@ -256,7 +252,7 @@ def _compare_table(old: "pa.DataFrameSchema", new: "pa.DataFrameSchema") -> list
         told.append(("", "description", str(old.description), str(new.description), False, "no row looks different"))
     return told
 
-
+# %% ../../nbs/dataops/contract_changes.ipynb #b0615d6f
 def compare_contracts(
     old: dict[str, "pa.DataFrameSchema"],  # {table: contract} that people rely on
     new: dict[str, "pa.DataFrameSchema"],  # {table: contract} as edited

@@ -227,7 +227,7 @@ def _checks(found: Found, personal: bool) -> list[str]:
     pattern = find_pattern(known)
     return [f"pa.Check.str_matches({_code(pattern)})"] if pattern else []
 
-
+# %% ../../nbs/dataops/infer.ipynb #009632a7
 def _write_column(found: Found) -> str:
     personal = bool(re.search(PERSONAL, found.values.name.lower()))
     words = dict(found.words)
@@ -265,7 +265,7 @@ def _write_keys(rows: pl.DataFrame) -> str:
     wanted = f"    {first},\n" if first else "    # TODO: unique=[...]; no three columns tell all rows apart\n"
     return wanted + "".join(f"    # or {other}\n" for other in others[:2])
 
-
+# %% ../../nbs/dataops/infer.ipynb #457432a9
 def infer_contract(
     table: pl.DataFrame,  # Rows as they landed
     name: str,  # Name of the table, and of the variable
