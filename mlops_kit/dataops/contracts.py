@@ -111,13 +111,15 @@ def _write(value: Any) -> str:
     return getattr(value, "pattern", str(value))
 
 
-def _say(check: Any, column: str | None) -> str:
-    "Say a check as people would."
+def _say(check: Any, column: str | None, personal: bool = False) -> str:
+    "Say a check as people would; the values of a personal column are not said."
     if check.description or check.title:
         return check.description or check.title
     made = check.registry_name
     if check.name and check.name != made and check.name != "<lambda>":
         return check.name
+    if personal:
+        return f"{column} keeps {made or check.name}"
     told = {key: _write(value) for key, value in check.statistics.items()}
     limits_in = check.statistics.get("include_min", True) and check.statistics.get("include_max", True)
     if made in _SAID and limits_in:
@@ -180,7 +182,9 @@ def list_rules(
         rules.append(Rule(f"{name} can be read", "read", [name], of=name))
         if not column.nullable:
             rules.append(Rule(f"{name} is present", "present", [name], of=name))
-        rules += [Rule(_say(check, name), "check", [name], _severity(check), check, name) for check in column.checks]
+        hidden = bool(about(schema, "personal", name))
+        said = [(_say(check, name, hidden), check) for check in column.checks]
+        rules += [Rule(words, "check", [name], _severity(check), check, name) for words, check in said]
     for check in schema.checks:
         rules.append(Rule(_say(check, None), "check", _columns_of(check, empty), _severity(check), check))
     rules += [Rule(f"one row for each {', '.join(key)}", "unique", list(key)) for key in keys_of(schema)]
@@ -274,15 +278,16 @@ def _time_column(schema: "pa.DataFrameSchema") -> str | None:
     return about(schema, "time", default=times[0] if times else None)
 
 
+def _utc(time: datetime.date) -> datetime.datetime:
+    "Take a date for its midnight, and a time without a zone for UTC."
+    time = time if isinstance(time, datetime.datetime) else datetime.datetime.combine(time, datetime.time())
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+
+
 def _age(rows: pl.DataFrame, column: str | None, landed: datetime.datetime) -> float | None:
     "Say how many hours old the newest row was; None where no row has a time."
-    newest = rows[column].max() if column in rows.columns else None
-    if newest is None:
-        return None
-    newest = datetime.datetime.combine(newest, datetime.time()) if type(newest) is datetime.date else newest
-    if newest.tzinfo is None and landed.tzinfo is not None:
-        newest = newest.replace(tzinfo=datetime.UTC)
-    return (landed - newest).total_seconds() / 3600
+    newest: Any = rows[column].max() if column in rows.columns else None
+    return None if newest is None else (_utc(landed) - _utc(newest)).total_seconds() / 3600
 
 # %% ../../nbs/dataops/contracts.ipynb #c7e0d4ab
 def _say_rows(bounds: list) -> str:
