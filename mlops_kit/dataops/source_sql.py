@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from .source_settings import Source, expand, failed
-from ..project import path
+from ..project import nearest, path
 from ..tables import digest_rows
 
 # %% ../../nbs/dataops/source_sql.ipynb #00760894
@@ -67,12 +67,23 @@ def _state(source: Source) -> Any:
     return sa.select(_part(source).label("part"), sa.func.count(), newest).select_from(_asked(source)).group_by("part")
 
 
+def _demand_columns(table: str, source: Source, connection: Any) -> None:
+    "Refuse a query without a column that settings name: SQLite takes an unknown quoted name for a text."
+    import sqlalchemy as sa
+
+    found = [*connection.execute(sa.select(sa.text("*")).select_from(_asked(source)).limit(0)).keys()]
+    for column in filter(None, [source.time, source.watermark, *source.columns]):
+        if column not in found:
+            raise failed(table, source, f"the query gives no column `{column}`", nearest(column, found))
+
+
 def sql_marks(
     table: str,  # Name of the table
     source: Source,
 ) -> dict[str, Any]:  # {part: number of rows and newest watermark}
     "Say what identifies the content of every part."
     with connected(table, source) as connection:
+        _demand_columns(table, source, connection)
         if not source.time:
             return {"all": digest_rows(_rows(connection, source, "all"))}
         return {str(part): [count, str(mark)] for part, count, mark in connection.execute(_state(source)) if part}
@@ -94,11 +105,9 @@ def read_sql(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # Rows with the types of the database; mark
     "Read the rows of a part."
     with connected(table, source) as connection:
+        _demand_columns(table, source, connection)
         rows = _rows(connection, source, part)
         if not source.time:
             return rows, {"mark": digest_rows(rows)}
         states = {str(name): [count, str(mark)] for name, count, mark in connection.execute(_state(source))}
-    for column in source.columns:
-        if column not in rows.columns:
-            raise failed(table, source, f"the query gives no column `{column}`", "Mend the query.", part)
     return rows, {"mark": states.get(part)}
