@@ -47,7 +47,7 @@ METRICS = {  # name: (scale, smallest deviation on it, how people say it); share
     **{"negative": ("share", 0.02, "share below zero"), "zero": ("share", 0.02, "share of zeros")},
     **{"whole": ("share", 0.02, "share of whole numbers"), "distinct": ("log", 0.03, "distinct values")},
     **{
-        "median": ("place", 0.1, "median"),
+        "median": ("place", 0.03, "median"),
         "low": ("place", 0.1, "1 % quantile"),
         "high": ("place", 0.1, "99 % quantile"),
     },
@@ -246,11 +246,13 @@ def _sizes(errors: np.ndarray) -> np.ndarray:
 
 def _floor(series: Series, wide: np.ndarray, rows: float) -> np.ndarray:
     "Say how small a deviation may be and still be nothing, on the scale of each series."
-    floor = series.least.copy()
-    share = series.scale == "share"
-    floor[share] = np.hypot(
-        series.least[share], 2 / np.sqrt(max(rows, 1))
-    )  # Rows of one load are alike: twice the error
+    drawn = np.isin(series.scale, ["share", "width", "place"]) & (
+        series.metric != "step"
+    )  # Rows are a sample of the world
+    error = np.where(series.scale == "share", 2.0, 1.5) / np.sqrt(
+        max(rows, 1)
+    )  # More than by chance: rows of one load are alike
+    floor = np.hypot(series.least, drawn * error)
     of = np.where(series.metric == "median", series.spread, series.range)
     place = series.scale == "place"
     floor[place] *= np.nan_to_num(wide[of[place]])
@@ -303,8 +305,8 @@ def find_bar(
         rest = rest[1:]
     return max(LEAST_BAR, MARGIN * float(scores[rest[0]])) if len(rest) else LEAST_BAR
 
-# %% ../../nbs/dataops/profiles.ipynb #ce20b28c
-NEEDED = {"day": 14, "month": 3}  # Past loads before anything is judged; as for months where there is no period
+# %% ../../nbs/dataops/profiles.ipynb #b1304dd0
+NEEDED = {"day": 14, "month": 4}  # Past loads before anything is judged; as for months where there is no period
 
 
 def _calendar(parts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:

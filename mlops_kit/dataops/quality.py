@@ -183,7 +183,7 @@ def verdict(
         allowed = len(odd) <= max_flagged
         text = f"{'With care' if allowed else 'No'}: the newest load of {names} is unlike its past"
         return "warn" if allowed else "bad", text, "Look at the reason: a change of the world, or of the source?"
-    judged = last["score"].is_not_null().sum()
+    judged = last["score"].count()
     if not judged:
         return "idle", "Not known yet: too few loads to compare with", "The first loads are recorded and not judged."
     text = f"Yes: the newest load of {'all ' if judged > 1 else ''}{count(judged, 'judged table')} is like its past"
