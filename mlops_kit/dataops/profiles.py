@@ -40,7 +40,7 @@ def period(
 METRICS = {  # name: (scale, smallest deviation on it, how people say it); shares are angles, 0 to pi
     **{"rows": ("log", 0.03, "rows"), "bytes": ("log", 0.03, "bytes")},
     **{"seconds": ("log", 0.35, "seconds"), "speed": ("log", 0.35, "rows a second")},
-    **{"age": ("hours", 1.0, "age of the newest row in hours")},
+    **{"age": ("hours", 1.0, "age of the newest row")},
     **{"rejected": ("share", 0.02, "share of rows set aside"), "repeated": ("share", 0.02, "share of repeated rows")},
     **{"again": ("share", 0.02, "share of rows that came in an earlier load")},
     **{"missing": ("share", 0.02, "missing share"), "top": ("share", 0.02, "share of the most frequent value")},
@@ -347,6 +347,8 @@ def judge_loads(
     rate: float = RATE,  # Share of loads that may be flagged although nothing is wrong
 ) -> tuple[pl.DataFrame, pl.DataFrame]:  # The history with `expected` and `deviation`; one row a load
     "Hold every load of every table against the loads before it."
+    if history.is_empty():
+        raise StepError("the history has no loads", "profiles", "Let the cleaning step profile its loads first.")
     kept, facts, loads = _seen(history), [], []
     for (table,), rows in kept.group_by("table", maintain_order=True):
         parts, series, values = _matrix(rows)
@@ -377,10 +379,10 @@ def in_words(
 ) -> str:  # Such as "distance: median 1.61 times its past (1,403 for 872), 12 deviations"
     "Say what is unlike the past."
     scale, _, words = METRICS[metric]
-    percent = scale == "share"
-    found, past = (f"{100 * x:.3g} %" if percent else number(float(f"{x:.4g}")) for x in (value, expected))
+    percent, unit = (100, " %") if scale == "share" else (1, " h" if scale == "hours" else "")
+    found, past = (number(float(f"{percent * x:.4g}")) + unit for x in (value, expected))
     change = f"{found}, usually {past}"
-    if not percent and scale != "hours" and value > 0 and expected > 0:
+    if not unit and value > 0 and expected > 0:
         change = f"{value / expected:.3g} times its past ({found} for {past})"
     return f"{column}{': ' if column else ''}{words} {change}, {abs(deviation):.0f} deviations"
 

@@ -41,8 +41,8 @@ def newest(
     "Take the newest load of every table."
     return loads.sort("part").group_by("table").last().sort("table").select(loads.columns)
 
-# %% ../../nbs/dataops/quality.ipynb #1a8af639
-LABELS = 4  # Loads that are named in a drawing, the worst
+# %% ../../nbs/dataops/quality.ipynb #d77089c1
+LABELS = 3  # Loads that are named in a drawing, the worst
 
 
 def _scores_title(table: str, loads: pl.DataFrame) -> str:
@@ -76,23 +76,32 @@ def _mark(ax: Any, loads: pl.DataFrame, column: str, missed: pl.Expr, up: bool) 
     ax.plot(places, values, color=light["c1"], marker="o" if len(loads) < 40 else "", markersize=4)
     bad = loads.with_row_index("place").filter(missed)
     ax.plot(bad["place"], bad[column], "X", color=light["bad"], markersize=8, linestyle="")
-    for place, value, name in bad.sort(column, descending=up).head(LABELS).select("place", column, "part").iter_rows():
+    for place, value, name in _named(bad.sort(column, descending=up), column, len(loads)):
         right = place > 0.6 * len(loads)
         away = {"xytext": (-8 if right else 8, 0), "ha": "right" if right else "left", "va": "center"}
         ax.annotate(name, (place, value), color=light["bad"], fontweight="bold", textcoords="offset points", **away)
     shown = sorted({0, len(loads) // 2, len(loads) - 1})
     ax.set_xticks(shown, [loads["part"][place] for place in shown])
-    ax.set_xlim(-0.04 * len(loads) - 0.2, len(loads) * 1.04)
+    ax.set_xlim(-0.04 * len(loads) - 0.2, 1.22 * len(loads))
+
+
+def _named(bad: pl.DataFrame, column: str, loads: int) -> list[tuple]:
+    "Choose the worst loads whose names do not lie upon each other."
+    named: list[tuple] = []
+    for row in bad.select("place", column, "part").rows():
+        if len(named) < LABELS and all(abs(row[0] - other[0]) > 0.3 * loads for other in named):
+            named.append(row)
+    return named
 
 
 def _line(ax: Any, bars: list[float | None], words: str) -> None:
     "Draw the bar as a dark line, with its newest value at its end."
     ink = tokens["light"]["ink"]
-    places = [place for place, bar in enumerate(bars) if bar is not None]
-    known = [bar for bar in bars if bar is not None]
+    known = [(place, bar) for place, bar in enumerate(bars) if bar is not None]
     if known:
-        ax.step([*places, len(bars) - 0.5], [*known, known[-1]], where="post", color=ink, linewidth=1.4, linestyle="-")
-        ax.annotate(words, (places[0], known[0]), color=ink, fontsize=10.5, textcoords="offset points", xytext=(2, 4))
+        end = (1.04 * len(bars) - 0.5, known[-1][1])
+        ax.step(*zip(*known, end, strict=True), where="post", color=ink, linewidth=1.4, linestyle="-")
+        ax.annotate(words, end, color=ink, fontsize=10.5, textcoords="offset points", xytext=(3, 0), va="center")
 
 # %% ../../nbs/dataops/quality.ipynb #45d1744a
 def draw_scores(
@@ -107,7 +116,7 @@ def draw_scores(
         fig, ax = plt.subplots()
         _mark(ax, loads, "score", pl.col("flagged").fill_null(False), up=True)
         last = judged["bar"][-1] if len(judged) else None
-        _line(ax, loads["bar"].to_list(), f"bar, now {number(round(last, 1))}" if last else "")
+        _line(ax, loads["bar"].to_list(), f"bar {number(round(last, 1))}" if last else "")
         top = max([10.0, *(1.6 * value for value in judged.select("score", "bar").unpivot()["value"])])
         ax.set(yscale="log", ylim=(0.5, top), ylabel="largest deviation", title=_scores_title(table, loads))
         ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= top]
@@ -139,13 +148,13 @@ def draw_good(
     with plt.rc_context(style()):  # type: ignore[arg-type]
         fig, ax = plt.subplots()
         _mark(ax, percent, "good", pl.col("good_room") < 0, up=False)
-        _line(ax, [100 * bar] * len(loads), f"acceptable: {_percent(bar)}")
+        _line(ax, [100 * bar] * len(loads), f"bar {_percent(bar)}")
         least = min(100 * bar, float(percent["good"].to_numpy().min()))
         ax.set(ylim=(least - 0.35 * (100.0001 - least), 100 + 0.08 * (100.0001 - least)), ylabel="good rows, %")
         ax.set(title=_good_title(table, loads, bar))
     worst = loads.sort("good_room").head(1)
     room = worst["good_room"].item()
-    words = f"{_percent(abs(room))} {'above' if room >= 0 else 'below'} the bar"
+    words = f"{_percent(abs(room))} {'above' if room >= 0 else 'below'} it"
     fig.set_label(f"Share of rows neither set aside nor repeated. Nearest to the bar: {worst['part'].item()}, {words}.")
     plt.close(fig)
     return fig
@@ -176,7 +185,7 @@ def verdict(
         return (
             "bad",
             f"No: only {share} of the newest rows of {poor.sort('good')['table'][0]} are good",
-            "Open quarantine.",
+            "The others were set aside or came twice.",
         )
     if len(odd):
         names = " and ".join(odd["table"])
