@@ -380,7 +380,7 @@ def in_words(
     "Say what is unlike the past."
     scale, _, words = METRICS[metric]
     percent, unit = (100, " %") if scale == "share" else (1, " h" if scale == "hours" else "")
-    found, past = (number(float(f"{percent * x:.4g}")) + unit for x in (value, expected))
+    found, past = (number(float(f"{percent * x:.{3 if unit else 4}g}")) + unit for x in (value, expected))
     change = f"{found}, usually {past}"
     if not unit and value > 0 and expected > 0:
         change = f"{value / expected:.3g} times its past ({found} for {past})"

@@ -89,7 +89,7 @@ def _named(bad: pl.DataFrame, column: str, loads: int) -> list[tuple]:
     "Choose the worst loads whose names do not lie upon each other."
     named: list[tuple] = []
     for row in bad.select("place", column, "part").rows():
-        if len(named) < LABELS and all(abs(row[0] - other[0]) > 0.3 * loads for other in named):
+        if len(named) < LABELS and all(abs(row[0] - other[0]) > 0.5 * loads for other in named):
             named.append(row)
     return named
 
