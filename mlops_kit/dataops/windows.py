@@ -240,8 +240,8 @@ MOST_VALUE, MOST_TOTAL = 2.0**53, 2.0**62  # Exact as a float; within an int64
 def _sizes(scales: Sequence[tuple[str, int]], schema: Any) -> dict[str, nw.Expr]:
     sizes: dict[str, nw.Expr] = {}
     for number, (column, scale) in enumerate(scales):
-        value = nw.when(_present(column, schema[column])).then(nw.col(column).cast(nw.Float64) * scale)
-        value = value.otherwise(nw.lit(0.0))
+        there, value = _present(column, schema[column]), nw.col(column).cast(nw.Float64) * scale
+        value = nw.when(there).then(value).otherwise(nw.lit(0.0))
         sizes |= {f"most_{number}": value.abs().max(), f"total_{number}": value.abs().sum()}
         sizes[f"lost_{number}"] = (value - value.floor()).max()
     return sizes
