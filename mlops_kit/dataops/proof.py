@@ -79,8 +79,8 @@ def prove_point_in_time(
     tables, asked = {name: to_polars(frame) for name, frame in sources.items()}, to_polars(rows)
     _refuse_known(tables, known)
     built, times = to_polars(build(tables, asked)), asked.select(row_id, as_of)
-    cuts = asked[as_of].unique().sort()
-    cuts = cuts.sample(min(sample, len(cuts)), seed=seed).sort().to_list()
+    moments = asked[as_of].unique().sort()
+    cuts = moments.sample(min(sample, len(moments)), seed=seed).sort().to_list()
     found, alive = [], False
     for number, cut in enumerate(cuts):
         other = {n: change_future(tables[n], known[n], cut, keep, seed + number) for n in known}
