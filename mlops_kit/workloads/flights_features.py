@@ -123,7 +123,8 @@ def _schedule() -> dict[str, nw.Expr]:
 
 
 def _same_hour(flights: Any) -> Any:
-    return flights.group_by("origin", "time_hour").agg(nw.len().cast(nw.Int64).alias("flights_same_hour"))
+    hours = flights.group_by("origin", "time_hour").agg(flights_same_hour=nw.len())
+    return hours.with_columns(nw.col("flights_same_hour").cast(nw.Int64))
 
 # %% ../../nbs/workloads/flights_features.ipynb #59561f5c
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
