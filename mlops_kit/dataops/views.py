@@ -121,8 +121,7 @@ _SENTENCES = {
 _LONG = {"d": "days", "h": "hours", "min": "minutes", "s": "seconds"}
 
 
-def _long_span(span: timedelta) -> str:
-    short = short_span(span)
+def _in_words(short: str) -> str:  # 2h -> 2 hours
     unit = short.lstrip("0123456789.")
     return f"{short.removesuffix(unit)} {_LONG[unit]}"
 
@@ -135,7 +134,7 @@ def describe_feature(
     events = view.meaning or view.source
     words = part.meaning or (part.column or events).replace("_", " ")
     when = ("at most {} old" if part.function.startswith("last") else "known in the last {}").format(
-        _long_span(feature.window)
+        _in_words(short_span(feature.window))
     )
     whose = f"same {' and '.join(view.entity)}" if view.entity else f"all {events}"
     return f"{_SENTENCES[part.function].format(what=words)}, {when}, {whose}"
@@ -155,12 +154,13 @@ def _entry(feature: Feature) -> dict[str, Any]:
         "entity": list(view.entity),
         "function": part.function,
         "window": short_span(feature.window),
+        "seconds": feature.window.total_seconds(),
         "view": view.name,
         "owner": view.owner,
     }
 
-# %% ../../nbs/dataops/views.ipynb #2c671c41
-FIELDS = ("name", "type", "meaning", "source", "columns", "entity", "function", "window", "view", "owner")
+# %% ../../nbs/dataops/views.ipynb #eabd171b
+FIELDS = ("name", "type", "meaning", "source", "columns", "entity", "function", "window", "seconds", "view", "owner")
 
 
 def catalogue(
@@ -168,7 +168,7 @@ def catalogue(
     others: Sequence[dict[str, Any]] = (),  # Features that no view makes: name, meaning and any other of `FIELDS`
 ) -> list[dict[str, Any]]:  # One entry a feature, JSON-ready, all with the same fields
     "List the features: name, type, meaning, source columns, entity, window and owner."
-    empty = dict.fromkeys(FIELDS, "") | {"type": "number", "columns": [], "entity": []}
+    empty = dict.fromkeys(FIELDS, "") | {"type": "number", "columns": [], "entity": [], "seconds": 0}
     entries = [empty | entry for entry in others] + [_entry(feature) for feature in list_features(views)]
     seen: set[str] = set()
     for entry in entries:
@@ -186,17 +186,22 @@ def _groups(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"view": view, "entries": of} for view, of in views.items()]
 
 
+def _looks_back(entries: Sequence[dict[str, Any]]) -> str:
+    longest = max((entry["seconds"] for entry in entries), default=0)
+    return _in_words(short_span(timedelta(seconds=longest))) if longest else ""
+
+
 def catalogue_page(
     entries: Sequence[dict[str, Any]],  # From `catalogue`
     title: str = "",  # Whose features they are, such as the workload
     when: str = "",  # Date that the page shows
 ) -> str:  # One self-contained HTML file
     "Show a catalogue as a page."
-    owners = sorted({entry["owner"] for entry in entries if entry["owner"]})
-    unowned = [entry["name"] for entry in entries if not entry["owner"]]
-    sources = sorted({entry["source"] for entry in entries if entry["source"]})
+    named = {field: sorted({entry[field] for entry in entries if entry[field]}) for field in ("owner", "source")}
     return page(
         "features.html",
         **{"entries": entries, "groups": _groups(entries), "title": title, "when": when},
-        **{"owners": owners, "unowned": unowned, "sources": sources},
+        **{"owners": named["owner"], "sources": named["source"], "longest": _looks_back(entries)},
+        unowned=[entry["name"] for entry in entries if not entry["owner"]],
+        windowed=sum(bool(entry["view"]) for entry in entries),
     )
