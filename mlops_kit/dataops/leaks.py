@@ -7,14 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/leaks.html.md"""
 # %% auto #0
 __all__ = ['MOST_CLASSES', 'RARE_CLASS', 'ROWS', 'PRIOR_ROWS', 'FEWEST', 'SMALL', 'FIXED', 'WHEN', 'ENCODES', 'ENCODES_BY_CODE',
            'SAME_ORDER', 'FEWEST_VALUES', 'STRONG_CLASS', 'STRONG_AMOUNT', 'GAP_LEFT', 'SKILL_LOST', 'FEATURES_EACH',
-           'UNIQUE', 'DENSE', 'ORDERS', 'COPIES', 'DISTINCT', 'FEWEST_ROWS', 'holds_classes', 'Question', 'divide',
-           'ask', 'number_values', 'predict_alone', 'measure', 'skill', 'measure_together', 'Finding', 'explained',
-           'cut_values', 'order_like', 'find_disguised', 'find_too_good', 'find_carriers', 'order_of', 'find_orders',
-           'find_copies', 'find_shared_keys', 'find_leaks', 'count_leaks']
+           'UNIQUE', 'DENSE', 'ORDERS', 'COPIES', 'ONE_LEFT_OUT', 'TWO_LEFT_OUT', 'FEWEST_ROWS', 'holds_classes',
+           'Question', 'divide', 'ask', 'number_values', 'predict_alone', 'measure', 'skill', 'measure_together',
+           'Finding', 'explained', 'cut_values', 'order_like', 'find_disguised', 'find_too_good', 'find_carriers',
+           'order_of', 'find_orders', 'find_copies', 'find_shared_keys', 'find_leaks', 'count_leaks']
 
-# %% ../../nbs/dataops/leaks.ipynb #79c805ec
+# %% ../../nbs/dataops/leaks.ipynb #5e3f6e68
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ import polars as pl
 from ..project import StepError, nearest
 from ..tables import to_polars
 
-# %% ../../nbs/dataops/leaks.ipynb #ae171f5c
+# %% ../../nbs/dataops/leaks.ipynb #4df0398f
 MOST_CLASSES, RARE_CLASS = 10, 0.02  # Of a label of whole numbers: values, and the least share of each
 
 
@@ -32,14 +32,13 @@ def holds_classes(
     "Decide whether a label holds classes or amounts."
     if not label.dtype.is_numeric() or label.n_unique() == 2:
         return True
-    counts = label.value_counts(name="rows").sort(label.name)
-    values, share = counts[label.name], counts["rows"] / len(label)
-    if not label.dtype.is_integer() or len(values) > MOST_CLASSES or share.min() < RARE_CLASS:
+    values, rows = np.unique(label.to_numpy(), return_counts=True)
+    if not label.dtype.is_integer() or len(values) > MOST_CLASSES or rows.min() < RARE_CLASS * len(label):
         return False
-    counted = len(values) > 3 and share.arg_max() == 0 and values[0] == 0  # Mostly nothing: a count of events
-    return values[0] in (0, 1) and values[-1] - values[0] == len(values) - 1 and not counted
+    counted = len(values) > 3 and rows.argmax() == 0 and values[0] == 0  # Mostly nothing: a count of events
+    return bool(values[0] in (0, 1) and values[-1] - values[0] == len(values) - 1 and not counted)
 
-# %% ../../nbs/dataops/leaks.ipynb #c23740de
+# %% ../../nbs/dataops/leaks.ipynb #7fbbf3be
 class Question(NamedTuple):
     "Training rows, what is asked of them, and which of them judge."
 
@@ -57,10 +56,10 @@ def divide(
     "Say which rows judge which."
     if time is None:
         return np.random.default_rng(seed).permutation(np.arange(len(rows)) % 5)
-    moment = rows[time].to_physical()
-    return np.where(moment > moment.quantile(2 / 3, "nearest"), 0, -1)
+    moment = rows[time].rank("dense").to_numpy()
+    return np.where(moment > np.nanquantile(moment, 2 / 3, method="nearest"), 0, -1)
 
-# %% ../../nbs/dataops/leaks.ipynb #2d5c7f7d
+# %% ../../nbs/dataops/leaks.ipynb #3f01aed0
 ROWS = 20_000  # Rows that are looked at, drawn at random: enough to place an AUC within .01
 
 
@@ -76,9 +75,8 @@ def ask(
     part = divide(rows, time, seed)
     if not holds_classes(rows[label]):
         return Question(rows, 0, rows[label].cast(pl.Float64).to_numpy()[:, None], part)
-    names = rows[label].unique().sort()
-    number = rows[label].replace_strict(names, list(range(len(names))), return_dtype=pl.Int64)
-    return Question(rows, len(names), np.eye(len(names))[number.to_numpy()], part)
+    names, number = np.unique(rows[label].cast(pl.String).to_numpy(), return_inverse=True)
+    return Question(rows, len(names), np.eye(len(names))[number], part)
 
 # %% ../../nbs/dataops/leaks.ipynb #e8a50e4e
 def _is_number(column: pl.Series) -> bool:
@@ -152,8 +150,14 @@ def skill(
     "Put scores of both kinds on one scale."
     return 2 * score - 1 if question.classes else score
 
-# %% ../../nbs/dataops/leaks.ipynb #fdc015a3
-SMALL = {"learning_rate": 0.1, "num_leaves": 15, "min_data_per_group": 5, "cat_smooth": 2, "num_threads": 1}
+# %% ../../nbs/dataops/leaks.ipynb #dfc4ced1
+SMALL: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "num_leaves": 15,
+    "min_data_per_group": 5,
+    "cat_smooth": 2,
+    "num_threads": 1,
+}
 FIXED = {"deterministic": True, "force_row_wise": True, "verbosity": -1, "seed": 0}
 
 
@@ -164,11 +168,12 @@ def _fit(question: Question, features: list[str], fit: np.ndarray):  # -> (Light
     columns = [question.rows[name] for name in features]
     matrix = np.column_stack([_numbers(c) if _is_number(c) else number_values(c).astype(float) for c in columns])
     truth = question.truth.argmax(axis=1) if question.classes else question.truth[:, 0]
-    kind = {0: {"objective": "regression"}, 2: {"objective": "binary"}}
-    kind = kind.get(question.classes, {"objective": "multiclass", "num_class": question.classes})
-    fewest = {"min_data_in_leaf": int(np.clip(len(matrix) / 50, 5, 20))}
+    objective = {0: "regression", 2: "binary"}.get(question.classes, "multiclass")
+    number = {"num_class": question.classes} if objective == "multiclass" else {}
+    fewest = int(np.clip(len(matrix) / 50, 5, 20))
     rows = lgb.Dataset(matrix[fit], truth[fit], categorical_feature=text, params={"verbosity": -1})
-    return lgb.train(SMALL | FIXED | kind | fewest, rows, 60), matrix
+    parameters = SMALL | FIXED | number | {"objective": objective, "min_data_in_leaf": fewest}
+    return lgb.train(parameters, rows, 60), matrix
 
 # %% ../../nbs/dataops/leaks.ipynb #2d7c6a5b
 def measure_together(
@@ -333,7 +338,7 @@ def find_carriers(
             return [Finding(name, "carries the model", whole, _strong(question), reason) for name in taken]
     return []
 
-# %% ../../nbs/dataops/leaks.ipynb #976234ee
+# %% ../../nbs/dataops/leaks.ipynb #d5e089f1
 UNIQUE, DENSE = 0.95, 3  # Share of distinct values; range of the numbers, in rows
 ORDERS = 0.5  # Skill of the order alone: an AUC of 0.75, an R² of 0.5
 
@@ -349,10 +354,12 @@ def order_of(
         order = column if column.dtype.is_integer() else pl.Series([], dtype=pl.Int64)
     if not len(order) or order.n_unique() < UNIQUE * len(order):
         return None
-    numbered = column.dtype == pl.String or order.max() - order.min() < DENSE * len(order)
-    return order.cast(pl.Float64) if numbered else None
+    numbers = order.cast(pl.Float64)
+    return (
+        numbers if column.dtype == pl.String or np.ptp(numbers.drop_nulls().to_numpy()) < DENSE * len(order) else None
+    )
 
-# %% ../../nbs/dataops/leaks.ipynb #f45e226b
+# %% ../../nbs/dataops/leaks.ipynb #15839936
 def find_orders(
     question: Question,  # What is asked
     table: pl.DataFrame,  # All rows, with their label: numbers are dense only among all of them
@@ -364,7 +371,7 @@ def find_orders(
     for name in columns:
         if name == time or order_of(table[name]) is None:
             continue
-        of_time = 0.0 if time is None else _skill_of_order(mixed, question.rows[time].to_physical())
+        of_time = 0.0 if time is None else _skill_of_order(mixed, question.rows[time].rank("dense"))
         score = _skill_of_order(mixed, order_of(question.rows[name]))
         if score >= ORDERS and 1 - score <= GAP_LEFT * (1 - max(0.0, of_time)):
             reason = f"Its order alone has the skill {score:.3f} (0 is chance, 1 is perfect; time alone: {of_time:.3f})"
@@ -377,14 +384,30 @@ def _skill_of_order(question: Question, order: pl.Series | None) -> float:
     score = measure(question, predict_alone(question, number_values(order))) if order is not None else np.nan
     return skill(question, score) if score == score else 0.0
 
-# %% ../../nbs/dataops/leaks.ipynb #0e79bd7f
-COPIES, DISTINCT = 0.8, 0.4  # Share of the lookalikes that are copies; share of rows that differ
+# %% ../../nbs/dataops/leaks.ipynb #5cc70230
+COPIES = 0.75  # Share of the lookalikes that are copies
+ONE_LEFT_OUT, TWO_LEFT_OUT = 0.8, 0.45  # Share of distinct rows from which one column, or two, are left out
+
+
+def _whole(each: dict[str, np.ndarray]) -> np.ndarray:
+    return np.sum([*each.values()], axis=0, dtype=np.uint64)
 
 
 def _matches(hashes: np.ndarray, rows: int) -> int:
     return int(np.isin(hashes[rows:], hashes[:rows]).sum())
 
 
+def _lookalikes(each: dict[str, np.ndarray], rows: int, leave_out: int) -> int:
+    "Count the test rows that equal a training row when the most telling columns are left out."
+    left, matches = _whole(each), 0
+    for _ in range(leave_out):
+        found = {name: _matches(left - hashes, rows) for name, hashes in each.items()}
+        most = max(found, key=lambda name: found[name])
+        left, matches = left - each[most], found[most]
+        each = {name: hashes for name, hashes in each.items() if name != most}
+    return matches
+
+# %% ../../nbs/dataops/leaks.ipynb #2304d280
 def find_copies(
     train: pl.DataFrame,  # Training rows
     test: pl.DataFrame,  # Test rows
@@ -393,38 +416,31 @@ def find_copies(
     "Find test rows that are copies of training rows."
     rows, both = len(train), pl.concat([train.select(columns), test.select(columns)])
     told = [name for name in columns if both[name].n_unique() > 1]
-    each = both.select(pl.col(name).hash(seed=number).alias(name) for number, name in enumerate(told))
-    whole = left = each.sum_horizontal().to_numpy() if told else np.zeros(len(both))
-    copies = like = _matches(whole, rows)
-    if not copies or len(told) < 4 or len(np.unique(whole)) < DISTINCT * len(both):
+    each = {name: both[name].hash(seed=number).to_numpy() for number, name in enumerate(told)}
+    whole = _whole(each)
+    copies, distinct = (_matches(whole, rows), len(np.unique(whole)) / len(both)) if len(told) > 3 else (0, 0.0)
+    if not copies or distinct < TWO_LEFT_OUT:
         return []
-    for _ in range(2):
-        tried = {name: left - each[name].to_numpy() for name in told}
-        most = max(told, key=lambda name: _matches(tried[name], rows))
-        left, like = tried[most], _matches(tried[most], rows)
-        told.remove(most)
-    if copies < COPIES * like:
+    if copies < COPIES * _lookalikes(each, rows, 1 if distinct >= ONE_LEFT_OUT else 2):
         return []
     seen = (
         f"{copies:,} of {len(test):,} test rows equal a training row in all {len(columns) - 1} features and the label"
     )
     return [Finding("rows", "copied rows", copies, 0, f"{seen}. Deduplicate before the split, or split by group.")]
 
-# %% ../../nbs/dataops/leaks.ipynb #cbf770b8
+# %% ../../nbs/dataops/leaks.ipynb #45f2bb40
 def find_shared_keys(
     train: pl.DataFrame,  # Training rows
     test: pl.DataFrame,  # Test rows
     key: list[str],  # Columns that tell rows apart
 ) -> list[Finding]:  # One finding where a key lies on both sides
     "Find keys that are in training and in the test."
-    shared = test.select(key).unique().join(train.select(key).unique(), on=key, how="semi") if key else []
-    if not len(shared):
-        return []
-    reason = f"{len(shared):,} keys are in training and in the test: the same thing is learnt and asked. Split by key."
-    return [Finding(", ".join(key), "shared keys", len(shared), 0, reason)]
+    shared = len(test.select(key).unique().join(train.select(key), on=key, how="semi")) if key else 0
+    reason = f"{shared:,} keys are in training and in the test: the same thing is learnt and asked. Split by key."
+    return [Finding(", ".join(key), "shared keys", shared, 0, reason)] if shared else []
 
-# %% ../../nbs/dataops/leaks.ipynb #6a4a9ad8
-FEWEST_ROWS = 50  # Training rows with a label; with fewer only rows and keys are compared
+# %% ../../nbs/dataops/leaks.ipynb #ab453ba6
+FEWEST_ROWS = 20  # Training rows with a label; with fewer only rows and keys are compared
 
 
 def find_leaks(
