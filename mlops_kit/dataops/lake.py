@@ -6,7 +6,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/lake.html.md"""
 
 # %% auto #0
 __all__ = ['ROWLESS', 'LakeTable', 'lake_table', 'LakeConflict', 'naming', 'open_table', 'commits', 'LakeState', 'table_state',
-           'table_properties', 'commit_rows', 'list_files', 'lost_files', 'scan_lake', 'read_lake', 'lake_state']
+           'table_properties', 'table_digest', 'commit_rows', 'list_files', 'lost_files', 'scan_lake', 'read_lake',
+           'lake_state']
 
 # %% ../../nbs/dataops/lake.ipynb #0939a427
 import contextlib
@@ -14,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,10 +116,10 @@ def open_table(
     with naming(at, "open"):
         return DeltaTable(at.uri, version=version, storage_options=at.options)
 
-# %% ../../nbs/dataops/lake.ipynb #fea37343
-def _read_commit(file: Path) -> dict[str, Any]:
+# %% ../../nbs/dataops/lake.ipynb #7925d131
+def _commit(version: int, content: bytes, at: LakeTable) -> dict[str, Any]:
     try:
-        actions = [json.loads(line) for line in file.read_text().splitlines()]
+        actions = [json.loads(line) for line in content.splitlines()]
     except ValueError:
         actions = []
     found = Counter(next(iter(action)) for action in actions)
@@ -126,29 +127,55 @@ def _read_commit(file: Path) -> dict[str, Any]:
     counted = said.get("operationMetrics", {}).get("num_added_files", found["add"])
     if not actions or int(counted) != found["add"]:
         raise StoreError(
-            f"the log of version {int(file.stem)} was cut short",
-            str(file),
+            f"the log of version {version} was cut short",
+            f"{at.uri}/{_log(version)}",
             "Delete this file: that version was never whole, and the one before it is.",
         )
-    return {**said, "version": int(file.stem)}
+    return {**said, "version": version}
 
-# %% ../../nbs/dataops/lake.ipynb #934142fe
+
+def _log(version: int) -> str:
+    return f"_delta_log/{version:020}.json"
+
+# %% ../../nbs/dataops/lake.ipynb #144d46ab
+def _newest(at: LakeTable) -> int:  # -1 where there is no table
+    if at.folder:
+        logs = [file.stem for file in (at.folder / "_delta_log").glob("*.json")]
+        return max((int(stem) for stem in logs if re.fullmatch(r"\d{20}", stem)), default=-1)
+    from deltalake import DeltaTable
+
+    return open_table(at).version() if DeltaTable.is_deltatable(at.uri, at.options) else -1
+
+
+def _log_reader(at: LakeTable) -> Callable[[str], bytes]:
+    if at.folder:
+        folder = at.folder
+        return lambda name: (folder / name).read_bytes()
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import PyFileSystem
+
+    store = PyFileSystem(DeltaStorageHandler(at.uri, at.options))
+    return lambda name: store.open_input_stream(name).read()
+
+
 def commits(
     at: LakeTable,
+    version: int | None = None,  # Where to begin; the newest where it is None
 ) -> Iterator[
     dict[str, Any]
 ]:  # What each commit says, with its `version`, newest first; nothing where there is no table
     "Read the log of a table, backwards."
-    if at.folder:
-        with naming(at, "read the log of"):
-            files = sorted((at.folder / "_delta_log").glob("*.json"), reverse=True)
-            yield from (_read_commit(file) for file in files if re.fullmatch(r"\d{20}", file.stem))
-        return
-    from deltalake import DeltaTable
-
     with naming(at, "read the log of"):
-        if DeltaTable.is_deltatable(at.uri, at.options):
-            yield from open_table(at).history(50)
+        begin = _newest(at) if version is None else version
+        if begin < 0:
+            return
+        read = _log_reader(at)
+        for number in range(begin, -1, -1):
+            try:
+                content = read(_log(number))
+            except FileNotFoundError:  # Other programs delete old logs
+                return
+            yield _commit(number, content, at)
 
 # %% ../../nbs/dataops/lake.ipynb #440344f6
 ROWLESS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # Operations that change no row
@@ -172,9 +199,7 @@ def table_state(
 ) -> LakeState | None:  # Nothing where there is no table
     "Say what a table holds, from its log alone."
     newest = None
-    for commit in commits(at):
-        if version is not None and commit["version"] > version:
-            continue
+    for commit in commits(at, version):
         newest = commit["version"] if newest is None else newest
         said = commit.get("mlops_kit", {})
         if said and said["base"] + 1 == commit["version"]:
@@ -206,11 +231,14 @@ def _target(at: LakeTable, base: int) -> "str | DeltaTable":
         raise LakeConflict(f"another writer changed table `{at.name}` first", at.uri, "Publish again.")
     return table or at.uri
 
-# %% ../../nbs/dataops/lake.ipynb #93df8d0e
-def _said(base: int, schema: "pl.Schema", parts: dict[str, dict], partition: str | None, key: list[str] | None) -> dict:
+# %% ../../nbs/dataops/lake.ipynb #33498f23
+def table_digest(
+    schema: "pl.Schema",  # Columns and types of the table
+    parts: dict[str, dict],  # {partition: rows and digest}
+) -> str:  # 32 hex digits
+    "Digest a table from the digests of its partitions."
     types = {name: str(kind) for name, kind in schema.items()}
-    digest = hash_text(json.dumps([types, {name: part["digest"] for name, part in sorted(parts.items())}]))
-    return {"base": base, "digest": digest, "partition": partition, "key": key, "partitions": parts}
+    return hash_text(json.dumps([types, {name: part["digest"] for name, part in sorted(parts.items())}]))
 
 
 def _stream(
@@ -238,14 +266,15 @@ def commit_rows(
     "Write one version of a table."
     from deltalake import CommitProperties, write_deltalake
 
-    said = {"mlops_kit": _said(base, schema, parts, partition, key)}
+    digest = table_digest(schema, parts)
+    said = {"base": base, "digest": digest, "partition": partition, "key": key, "partitions": parts}
     how: dict[str, Any] = {"mode": "overwrite", "schema_mode": "overwrite"}
     if base < 0:
         how = {"mode": "error", "configuration": table_properties(keep_days)}
     elif replaced is not None and partition:
         how = {"mode": "overwrite", "predicate": _predicate(partition, schema[partition], replaced)}
-    how |= {"partition_by": partition, "storage_options": at.options}
-    how |= {"commit_properties": CommitProperties(custom_metadata=said, max_commit_retries=0)}
+    how |= {"partition_by": [partition] if partition else [], "storage_options": at.options}
+    how |= {"commit_properties": CommitProperties(custom_metadata={"mlops_kit": said}, max_commit_retries=0)}
     with naming(at, "write"):
         write_deltalake(_target(at, base), _stream(frames, schema), **how)
     return base + 1
@@ -285,6 +314,7 @@ def scan_lake(
     "Open a version of a table without reading it."
     import polars as pl
 
+    table_state(at, version)  # A log that was cut short opens silently
     table = open_table(at, version)
     lost = lost_files(at, table)
     if lost:

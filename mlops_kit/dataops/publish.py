@@ -24,13 +24,14 @@ from mlops_kit.dataops.lake import (
     lake_table,
     lost_files,
     open_table,
+    table_digest,
     table_state,
 )
 from .lakecare import clean_table, read_parts
 from ..project import StepError, StoreError, nearest, write_file
 from ..steps import Effect, Input, Output, log, path
 from ..store import locked, writing
-from ..tables import PART, digest_rows, read_manifest, scan_table
+from ..tables import PART, digest_rows, read_manifest
 
 # %% ../../nbs/dataops/publish.ipynb #6d54fff8
 _WIDER = {pl.UInt8: pl.Int16, pl.UInt16: pl.Int32, pl.UInt32: pl.Int64, pl.UInt64: pl.Int64}
@@ -139,6 +140,9 @@ def fit_rows(
     return pl.DataFrame(columns)
 
 # %% ../../nbs/dataops/publish.ipynb #0d97e462
+_REMEDY = "Run `mlops-kit cache verify`, then run the step that made it again."
+
+
 def read_part(
     place: str | Path,  # Folder of the table
     name: str,  # Partition
@@ -146,14 +150,13 @@ def read_part(
 ) -> pl.DataFrame:
     "Read one partition of a table, and demand the rows that were stored."
     file = path(place) / name / PART
-    remedy = "Run `mlops-kit cache verify`, then run the step that made it again."
     try:
         rows = pl.read_parquet(file, glob=False)
         intact = digest_rows(rows, ordered=not manifest["key"]) == manifest["partitions"][name]["digest"]
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"partition `{name}` cannot be read: {error}", str(file), remedy) from None
+        raise StoreError(f"partition `{name}` cannot be read: {error}", str(file), _REMEDY) from None
     if not intact:
-        raise StoreError(f"partition `{name}` holds other rows than were stored", str(file), remedy)
+        raise StoreError(f"partition `{name}` holds other rows than were stored", str(file), _REMEDY)
     return rows
 
 # %% ../../nbs/dataops/publish.ipynb #d42fae25
@@ -207,10 +210,15 @@ def _held(at: LakeTable, repair: bool) -> dict[str, dict]:  # {partition: rows a
 
 # %% ../../nbs/dataops/publish.ipynb #c7d2f8da
 def _read_input(place: str | Path) -> tuple[dict, pl.Schema]:
-    manifest, schema = read_manifest(place), scan_table(place).collect_schema()
+    manifest = read_manifest(place)
     if not manifest or not manifest["rows"]:
-        raise StepError("the table to publish has no rows", str(path(place)), "Look at the step that makes it.")
-    return manifest, schema
+        what = "the table to publish has no rows" if manifest else "there is no table to publish"
+        raise StepError(what, str(path(place)), "Look at the step that makes it.")
+    file = path(place) / next(iter(manifest["partitions"])) / PART  # All partitions have one schema
+    try:
+        return manifest, pl.Schema(pl.read_parquet_schema(file))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"a partition cannot be read: {error}", str(file), _REMEDY) from None
 
 
 def _lake_shape(at: LakeTable, state: LakeState | None) -> tuple[pl.Schema | None, str | None]:
@@ -235,11 +243,20 @@ def _publish(
     known = {} if whole else _held(at, repair)
     parts, written = compare(place, manifest, schema, known)
     removed = sorted(known.keys() - parts.keys())
+    version = state.version if state else -1
     if written or removed:
         frames = (_fitted(place, name, manifest, schema) for name in written)
         base, replaced = state.newest if state else -1, None if whole else [*written, *removed]
-        commit_rows(at, frames, schema, parts, base, partition, manifest["key"], replaced, keep_days)
-    return {"written": written, "removed": removed, "unchanged": len(parts) - len(written), "rows": manifest["rows"]}
+        version = commit_rows(at, frames, schema, parts, base, partition, manifest["key"], replaced, keep_days)
+    return {
+        "table": at.name,
+        "version": version,
+        "digest": table_digest(schema, parts),
+        "rows": manifest["rows"],
+        "written": written,
+        "removed": removed,
+        "unchanged": len(parts) - len(written),
+    }
 
 # %% ../../nbs/dataops/publish.ipynb #2db2b33b
 @contextlib.contextmanager
@@ -270,11 +287,10 @@ def publish_table(
             told = _publish(place, at, allow_new_columns, allow_breaking, repair, keep_days)
         except LakeConflict:
             told = _publish(place, at, allow_new_columns, allow_breaking, repair, keep_days)
-        state = table_state(at)
         if told["written"] or told["removed"]:
             with contextlib.suppress(LakeConflict):  # Whoever was faster cleans
                 clean_table(at, keep_versions, keep_days, files_a_partition)
-    return {"table": at.name, "version": state and state.version, "digest": state and state.digest, **told}
+    return told
 
 # %% ../../nbs/dataops/publish.ipynb #6504b5c2
 def publish_tables(
