@@ -19,7 +19,7 @@ from deltalake import write_deltalake
 from polars.testing import assert_frame_equal
 
 from mlops_kit.dataops.lake import LakeConflict, lake_table, open_table, read_lake, table_state
-from mlops_kit.dataops.lakecare import verify_table
+from mlops_kit.dataops.lakecare import clean_table, verify_table
 from mlops_kit.dataops.publish import publish_table
 from mlops_kit.project import ROOT_VARIABLE, StepError, StoreError
 from mlops_kit.tables import digest_rows, read_table, write_table
@@ -486,16 +486,22 @@ def test_kept_versions_stay_and_older_ones_go(tmp_path, at):
     assert said["delta.enableExpiredLogCleanup"] == "false" and said["delta.logRetentionDuration"] == "interval 0 days"
 
 
-def test_crowded_partitions_are_compacted_and_stay_known(at):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_crowded_partitions_are_compacted_and_what_is_gone_is_not_deleted_twice(tmp_path, scheme):
+    at = lake_table(f"{scheme}{tmp_path / 'lake'}", "flights/gold")
     publish_table(GOLD, at)
-    for _ in range(3):
-        write_deltalake(at.uri, read_table(GOLD).filter(month="2013-10").head(5), mode="append")
-    told = publish_table(GOLD, at, files_a_partition=2, keep_days=0)
-    assert told["written"] == ["month=2013-10"] and len(part_files(at, "2013-10")) == 1
-    rows = read_table(GOLD)
-    for _ in range(3):
-        write_deltalake(at.uri, rows.clear(), mode="append")
-    assert verify_table is not None
+    october = read_table(GOLD).filter(month="2013-10")
+    write_deltalake(at.uri, october.head(100), mode="overwrite", predicate="month = '2013-10'")
+    for start in (100, 200):
+        write_deltalake(at.uri, october.slice(start, 100 if start == 100 else None), mode="append")
+    told = publish_table(store(tmp_path / "gold", corrected("2013-09")), at, files_a_partition=2)
+    assert told["written"] == ["month=2013-09"] and len(part_files(at, "2013-10")) == 1
+    assert_frame_equal(read_lake(at), corrected("2013-09"))
+    if not scheme:
+        assert clean_table(at, 1, 0)["deleted"] == 2
+    newest = table_state(at).newest
+    assert clean_table(at, 1, 1)["deleted"] == 0 and table_state(at).newest in (newest, newest + 1)
+    assert clean_table(at, 1, 1)["deleted"] == 0 and table_state(at).newest in (newest, newest + 1)
 
 
 # The step

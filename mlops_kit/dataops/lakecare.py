@@ -81,9 +81,15 @@ def _compact(table: "DeltaTable", crowded: list[str]) -> int:  # Files that are 
     return table.optimize.compact(partition_filters=filters)["numFilesRemoved"] if crowded else 0
 
 
-def _unneeded(at: LakeTable, found: list[str]) -> list[str]:
+def _present(at: LakeTable, found: list[str]) -> list[str]:
     "Leave out what is gone already: the library lists deleted files for ever."
-    return [file for file in found if not at.folder or (at.folder / file).exists()]
+    if at.folder:
+        return [file for file in found if (at.folder / file).exists()]
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import FileType
+
+    infos = DeltaStorageHandler(at.uri, at.options).get_file_info(found)
+    return [info.path for info in infos if info.type == FileType.File]
 
 # %% ../../nbs/dataops/lakecare.ipynb #2c3593ad
 def clean_table(
@@ -106,7 +112,7 @@ def clean_table(
         joined = _compact(table, _crowded(table, files_a_partition))
         rule: dict[str, Any] = {"retention_hours": keep_days * 24, "enforce_retention_duration": False, "full": True}
         rule["keep_versions"] = [*versions, table.version()]
-        deleted = _unneeded(at, table.vacuum(**rule, dry_run=True))
+        deleted = _present(at, table.vacuum(**rule, dry_run=True))
         if deleted:
             table.vacuum(**rule, dry_run=False)
     return {"joined": joined, "deleted": len(deleted)}
