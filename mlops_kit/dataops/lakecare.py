@@ -42,7 +42,7 @@ def read_parts(
             with naming(at, "read"):
                 whole = pl.scan_delta(table, storage_options=at.options)
                 rows = (whole.filter(pl.col(columns[0]) == value) if columns else whole).collect()
-            found[name] = {"rows": len(rows), "digest": digest_rows(rows)}
+                found[name] = {"rows": len(rows), "digest": digest_rows(rows)}
         except StoreError as error:
             found[name] = {"fault": error.what}
         found[name]["files"] = files["file"].to_list()

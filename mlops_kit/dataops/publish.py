@@ -21,6 +21,7 @@ from mlops_kit.dataops.lake import (
     LakeState,
     LakeTable,
     commit_rows,
+    from_library,
     lake_table,
     lost_files,
     open_table,
@@ -153,7 +154,9 @@ def read_part(
     try:
         rows = pl.read_parquet(file, glob=False)
         intact = digest_rows(rows, ordered=not manifest["key"]) == manifest["partitions"][name]["digest"]
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except BaseException as error:
+        if not from_library(error):
+            raise
         raise StoreError(f"partition `{name}` cannot be read: {error}", str(file), _REMEDY) from None
     if not intact:
         raise StoreError(f"partition `{name}` holds other rows than were stored", str(file), _REMEDY)
@@ -187,25 +190,23 @@ def compare(
             written += [name] if digest != held.get("digest") else []
     return parts, written
 
-# %% ../../nbs/dataops/publish.ipynb #8b80dd56
-def _held(at: LakeTable, repair: bool) -> dict[str, dict]:  # {partition: rows and digest; nothing where it is damaged}
-    state = table_state(at)
-    told = state.partitions if state else {}
-    if told is not None and not repair:
-        lost = lost_files(at, open_table(at)) if state else []
+# %% ../../nbs/dataops/publish.ipynb #27b1f6a1
+def _known(at: LakeTable, state: LakeState, repair: bool) -> dict[str, dict]:  # {partition: rows, digest; or nothing}
+    if state.partitions is not None and not repair:
+        lost = lost_files(at, open_table(at))
         if lost:
             what = f"table `{at.name}` lacks {len(lost)} of its files, or has them cut short"
             raise StoreError(what, lost[0], "Publish with repair: its partition is written again.")
-        return told
+        return state.partitions
     found = read_parts(at)
     faults = [f"partition `{name}` {part['fault']}" for name, part in found.items() if "fault" in part]
     if faults and not repair:
         raise StoreError("; ".join(faults), at.uri, "Publish with repair: they are written again.")
-    if told is None:
-        return {name: {} if "fault" in part else part for name, part in found.items()}
+    held = {name: {key: part[key] for key in ("rows", "digest") if key in part} for name, part in found.items()}
+    told = state.partitions or held
     return {
-        name: told[name] if told.get(name, {}).get("digest") == part.get("digest") else {}
-        for name, part in found.items()
+        name: told[name] if part and told.get(name, {}).get("digest") == part["digest"] else {}
+        for name, part in held.items()
     }
 
 # %% ../../nbs/dataops/publish.ipynb #c7d2f8da
@@ -240,7 +241,7 @@ def _publish(
         what = f"the table was partitioned by {layout} and would be by {partition}"
         raise StepError(what, at.name, "Publish to a new name, or set allow_breaking once readers are ready.")
     whole = (schema, partition) != (held, layout)
-    known = {} if whole else _held(at, repair)
+    known = {} if whole or not state else _known(at, state, repair)
     parts, written = compare(place, manifest, schema, known)
     removed = sorted(known.keys() - parts.keys())
     version = state.version if state else -1
