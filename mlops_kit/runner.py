@@ -49,6 +49,8 @@ from mlops_kit.project import (
     StepError,
     StoreError,
     find_function,
+    find_root,
+    generated_secret,
     hash_file,
     own_package,
     read_json,
@@ -187,6 +189,8 @@ def check_secrets(
     graph: Graph,
 ) -> None:
     "Refuse to start while the environment lacks a secret that a step names."
+    for name in graph.pipeline.kit["generated_secrets"].value:
+        os.environ[name] = os.environ.get(name) or generated_secret(name, find_root())
     for step in graph.order:
         for name in step.named("secret"):
             variable = graph.pipeline.values[step.name][name].value

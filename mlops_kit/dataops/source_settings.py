@@ -43,6 +43,9 @@ class Source(BaseModel):
     timeout: float = Field(30.0, description="Seconds to wait for an answer", gt=0)
     retries: int = Field(4, description="Times to ask again after a failure that may pass", ge=0)
     secret: str = Field("", description="Environment variable that holds the bearer token")
+    production: bool = Field(
+        False, description="Whether the rows are production's, and personal columns are hidden below it"
+    )
     call: str = Field("", description="Function that gives the rows of a part: package.module:function")
 
     @property
