@@ -19,7 +19,7 @@ from deltalake import write_deltalake
 from polars.testing import assert_frame_equal
 
 from mlops_kit.dataops.lake import LakeConflict, lake_table, open_table, read_lake, table_state
-from mlops_kit.dataops.lakecare import clean_table, verify_table
+from mlops_kit.dataops.lakework import clean_table, verify_table
 from mlops_kit.dataops.publish import publish_table
 from mlops_kit.project import ROOT_VARIABLE, StepError, StoreError
 from mlops_kit.tables import digest_rows, read_table, write_table

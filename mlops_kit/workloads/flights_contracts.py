@@ -58,7 +58,7 @@ def _planes() -> "pa.DataFrameSchema":
     seats = pa.Check.in_range(1, 900, description="seats are 1 to 900")
     return pa.DataFrameSchema(
         {
-            "tailnum": pa.Column(str, description="Registration of the plane"),
+            "tailnum": pa.Column(str, description="Registration of the plane", metadata={"personal": True}),
             "year": pa.Column(int, nullable=True, description="Year in which the plane was built"),
             "seats": pa.Column(int, seats, description="Seats of the plane", metadata={"unit": "seats"}),
         },
@@ -128,7 +128,7 @@ def _schedule() -> dict[str, "pa.Column"]:
         "time_hour": _hour("Hour of the scheduled departure"),
         "carrier": pa.Column(str, description="Code of the airline, two characters"),
         "flight": pa.Column(int, description="Number of the flight"),
-        "tailnum": pa.Column(str, nullable=True, description="Registration of the plane"),
+        "tailnum": pa.Column(str, nullable=True, description="Registration of the plane", metadata={"personal": True}),
         "origin": pa.Column(str, near, description="Airport of departure, three letters"),
         "dest": pa.Column(str, code, description="Airport of destination, three letters"),
         "year": pa.Column(int, description="Year of departure, local time"),
