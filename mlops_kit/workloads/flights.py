@@ -60,7 +60,9 @@ def sample(
     hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ")
     seen = [flights.select("origin", hour.dt.offset_by(f"-{hours}h")) for hours in (4, 5)]  # When its weather is known
     weather = frames["weather"].with_columns(hour.alias("hour"))
-    weather = weather.join(pl.concat(seen).unique(), left_on=["origin", "hour"], right_on=["origin", "time_hour"], how="semi")
+    weather = weather.join(
+        pl.concat(seen).unique(), left_on=["origin", "hour"], right_on=["origin", "time_hour"], how="semi"
+    )
     return {
         "airlines": frames["airlines"],
         "airports": frames["airports"].filter(pl.col("faa").is_in(flights["dest"].unique().to_list())),
