@@ -6,8 +6,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/project.html.md"""
 
 # %% auto #0
 __all__ = ['ROOT_VARIABLE', 'SECRET_BYTES', 'KitError', 'SettingsError', 'NotebookError', 'GraphError', 'StepError', 'GateFailed',
-           'StoreError', 'nearest', 'find_root', 'path', 'own_package', 'find_function', 'write_file', 'hash_file',
-           'read_json', 'scrub', 'generated_secret']
+           'StoreError', 'nearest', 'find_root', 'path', 'own_package', 'find_function', 'edited_since', 'write_file',
+           'hash_file', 'read_json', 'scrub', 'generated_secret']
 
 # %% ../nbs/00_project.ipynb #046b8905
 import contextlib
@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import secrets
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -128,6 +129,16 @@ def find_function(
         raise SettingsError(f"`{name}` cannot be imported: {error}", where, "Write package.module:function.") from None
     except AttributeError:
         raise SettingsError(f"{module} has no `{function}`", where, nearest(function, dir(found))) from None
+
+# %% ../nbs/00_project.ipynb #4627add3
+def edited_since(
+    moment: float,  # Seconds since 1970
+    packages: Iterable[str],  # Names of packages
+) -> bool:
+    "Say whether a loaded module of these packages is younger than a moment."
+    ours = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    files = [Path(file) for module in ours if (file := getattr(module, "__file__", None))]
+    return any(file.stat().st_mtime > moment for file in files if file.exists())
 
 # %% ../nbs/00_project.ipynb #d251c8de
 def write_file(

@@ -17,7 +17,8 @@ from pathlib import Path
 import polars as pl
 
 from mlops_kit.dataops.windows import Aggregation, FeatureView, historical_features
-from mlops_kit.workloads.flights import UTC_HOUR, read_source
+from mlops_kit.workloads.flights_contracts import UTC_HOUR
+from mlops_kit.workloads.flights_sources import read_source
 
 ENTITIES, HOURS, SUMS = ("origin", "carrier"), (2, 6, 24), ("flights", "delay", "late")
 TIME, MEMORY = 1.5, 2.5  # Most times what the hand-written version needs

@@ -22,7 +22,7 @@ from mlops_kit.dataops.infer import infer_contract
 from mlops_kit.dataops.quarantine import clean, clean_tables, landed_rows, replay
 from mlops_kit.project import StepError
 from mlops_kit.tables import read_tables
-from mlops_kit.workloads.flights import read_source, sources
+from mlops_kit.workloads.flights_sources import TABLES, read_source
 from mlops_kit.workloads.flights_contracts import contracts
 
 
@@ -44,7 +44,7 @@ def refused(cleaned):
 @pytest.fixture(scope="module")
 def landed():
     """All real tables, as they land."""
-    return {name: read_source(name) for name in sources}
+    return {name: read_source(name) for name in TABLES}
 
 
 def planted(rows, column, value, places):

@@ -101,7 +101,7 @@ def build_gold(
     def build(part: str, folder: Path) -> None:
         rows = complete(about.build_features(read_parts(silver, made_of[part])), columns)
         own = rows if part == "all" else rows.filter(_day(about.time).str.head(len(part)) == part)
-        write_table(folder / "rows", own.with_columns(part=pl.lit(part)), key=about.key)
+        write_table(folder / "rows", own.with_columns(period=pl.lit(part)), key=about.key)
 
     return map_partitions("gold", made_of, build)
 

@@ -9,6 +9,7 @@ __all__ = ['land', 'hiding', 'land_all', 'list_loads']
 
 # %% ../../nbs/dataops/ingest.ipynb #7e6f844d
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +36,11 @@ def land(
     "Read the parts of a source that were not landed before."
 
     def build(part: str, folder: Path) -> None:
+        started = time.monotonic()
         landed = land_part(table, source, part, marks[part])
         write_table(folder / "rows", hide(landed.rows))
         load = landed.load | {"landed": datetime.now(UTC).isoformat(timespec="seconds")}
+        load |= {"seconds": round(time.monotonic() - started, 3)}
         write_file(folder / "load.json", json.dumps(load, default=str))
 
     inputs = {part: [source, mark, personal] for part, mark in marks.items()}
@@ -59,8 +62,8 @@ def hiding(
         return lambda rows: rows
 
     def hide(rows: pl.DataFrame) -> pl.DataFrame:
-        told = {"salt_version": salt_version, "not_personal": innocent}
-        return protect({table: rows}, marked, key, environment, **told)[table]
+        tables = {table: rows}
+        return protect(tables, marked, key, environment, salt_version=salt_version, not_personal=innocent)[table]
 
     return hide
 

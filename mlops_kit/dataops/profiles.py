@@ -133,7 +133,12 @@ def profile_load(
     rows = rows.with_columns(pl.when(floats.is_finite()).then(floats))
     twice = len(rows) - rows.select(key).n_unique() if key else 0
     came = len(rows) + rejected + repeated
-    facts: dict[str, Any] = {"rows": len(rows), "bytes": size, "seconds": seconds, "digest": _digest(rows)}
+    facts: dict[str, Any] = {
+        "rows": len(rows),
+        "bytes": size,
+        "seconds": seconds,
+        "digest": _digest(rows.drop(private)),
+    }
     facts |= {"speed": came / seconds if seconds else None, "age": _age(rows, part, time, landed)}
     facts |= {"rejected": rejected / max(came, 1), "repeated": (repeated + twice) / max(came, 1)}
     found = {("", metric): value for metric, value in facts.items()} | _measure(rows, part, private)
