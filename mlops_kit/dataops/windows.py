@@ -190,12 +190,12 @@ def _value(feature: Feature, columns: dict[Measure, str], slot: int) -> nw.Expr:
     if part.function == "count":
         return first
     if part.function in ("mean", "share"):
-        parts = (second[0] * part.scale).cast(nw.Float64)
-        return nw.when(second[0] > 0).then(first.cast(nw.Float64) / parts)
+        whole = (second[0] * part.scale).cast(nw.Float64)
+        return nw.when(second[0] > 0).then(first.cast(nw.Float64) / whole)
     age = nw.col("__as_of") - second[0]
-    value, parts = (age, 60_000_000) if part.function == "last_age" else (first, part.scale)
+    number, parts = (age, 60_000_000) if part.function == "last_age" else (first, part.scale)
     # Polars multiplies by the inverse of a constant, which is another last bit: so divide by a column
-    value = value.cast(nw.Float64) / (age * 0 + parts).cast(nw.Float64)
+    value = number.cast(nw.Float64) / (age * 0 + parts).cast(nw.Float64)
     return nw.when(age <= feature.window // MICROSECOND).then(value)
 
 # %% ../../nbs/dataops/windows.ipynb #83c915b3
