@@ -100,14 +100,16 @@ def build_gold(
 
     def build(part: str, folder: Path) -> None:
         rows = complete(about.build_features(read_parts(silver, made_of[part])), columns)
-        own = rows if part == "all" else rows.filter(_day(about.time).str.head(len(part)) == part)
-        write_table(folder / "rows", own.with_columns(period=pl.lit(part)), key=about.key)
+        own = rows if part == "all" else _own(rows, about, part)
+        write_table(folder / "rows", own, key=about.key)
 
     return map_partitions("gold", made_of, build)
 
 
-def _day(time: str) -> pl.Expr:
-    return pl.col(time).dt.to_string("%Y-%m-%d")
+def _own(rows: pl.DataFrame, about: ModuleType, part: str) -> pl.DataFrame:
+    "Keep the rows of one period, with its name in a column."
+    day = pl.col(about.time).dt.to_string("%Y-%m-%d")
+    return rows.filter(day.str.head(len(part)) == part).with_columns(pl.lit(part).alias(about.partition))
 
 # %% ../../nbs/dataops/features.ipynb #f18e9836
 def describe(
