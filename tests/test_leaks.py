@@ -56,7 +56,6 @@ def test_the_features_of_all_flights_have_no_leak(full):
         ("dep_delay", "too good alone"),
         ("arr_delay", "encodes the label"),
         ("dep_time", "carries the model"),
-        ("arr_time", "carries the model"),
     ],
 )
 def test_a_column_known_too_late_is_found_among_all_flights(full, late, kind):
@@ -118,7 +117,9 @@ def test_real_tables_raise_no_alarm(name):
     assert found(rows, label, features).rows() == []
 
 
-@pytest.mark.parametrize("name", TABLES[:4])
+@pytest.mark.parametrize(
+    "name", ["iris", "diabetes", *(pytest.param(name, marks=pytest.mark.slow) for name in TABLES[1:3])]
+)
 def test_labels_in_disguise_are_found_in_real_tables(name):
     rows, label, features = bundled(name)
     disguises = {"copy": pl.col(label), "text": pl.format("level {}", label), "unit": (pl.col(label) / 7).exp()}
