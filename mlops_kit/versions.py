@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .ledger import find_run, read_runs
-from .look import number, size
+from .look import count, number, size
 from .project import GraphError, StoreError, nearest, read_json
 from .store import Store, digest_table
 from .tables import MANIFEST, PART, read_manifest
@@ -88,7 +88,8 @@ def _join(one: dict, other: dict) -> dict:
     old, new = sorted([one, other], key=lambda version: version["order"])
     best = new if new["stored"] or not old["stored"] else old
     first = min(one["first"], other["first"])
-    both = {name: [*old[name], *new[name]] for name in ("made", "used", "runs")}
+    both: dict[str, Any] = {name: [*old[name], *new[name]] for name in ("used", "runs")}
+    both["made"] = sorted([*one["made"], *other["made"]], key=lambda maker: maker["at"])
     return best | both | {"first": first, "last": new["last"], "order": new["order"]}
 
 # %% ../nbs/19_versions.ipynb #377936b6
@@ -224,15 +225,18 @@ def _users(version: dict) -> str:
     return f"{', '.join(steps)} in {len(runs)} run{'s'[: len(runs) != 1]}" if runs else "nobody"
 
 
-def _line(version: dict) -> str:
-    maker, others = version["made"][-1], len({maker["key"] for maker in version["made"]}) - 1
-    by = f"{_short(maker['step'])} in {maker['run']}{f' and {others} more' if others else ''}"
+def _lines(version: dict) -> list[str]:
+    maker, others = version["made"][0], len({maker["key"] for maker in version["made"]}) - 1
     reach = newest_time(version["place"]) if version["stored"] else None
+    rows = f"{number(version.get('rows', 0)):>12} rows in {count(version.get('partitions', 0), 'partition'):<15}"
     fresh = version["fresh"][:16].replace("T", " ")
-    rows = f"{number(version.get('rows', 0)):>12} rows {number(version.get('partitions', 0)):>5} parts"
-    state = "stored" if version["stored"] else "pruned"
-    told = f"  {version['version']}  {state} {rows} {size(version['bytes']):>9}  {fresh}"
-    return f"{told}  {f'{reach[0]} to {reach[1][:16]}' if reach else '-':<32}  by {by}; used by {_users(version)}"
+    told = f"  {version['version']}  {'stored' if version['stored'] else 'pruned'}{rows} {size(version['bytes']):>9}"
+    again = f", and under {count(others, 'other key')}" if others else ""
+    by = f"{_short(maker['step'])} in {maker['run']}{again}"
+    return [
+        f"{told}  {fresh}  {f'{reach[0]} to {reach[1][:16]}' if reach else ''}".rstrip(),
+        f"            made by {by}; used by {_users(version)}",
+    ]
 
 
 def versions_text(
@@ -244,7 +248,7 @@ def versions_text(
     for name in dict.fromkeys(version["name"] for version in versions):
         own = [version for version in versions if version["name"] == name]
         shown = own[: most or None]
-        lines += [name, *(_line(version) for version in shown)]
+        lines += [name, *(line for version in shown for line in _lines(version))]
         lines += [f"  {len(own) - len(shown)} older: mlops-kit tables {name}"] if len(own) > len(shown) else []
     return "\n".join(lines)
 
