@@ -106,8 +106,8 @@ def outside_content(
 ) -> Content:
     "Find an input that no step of this run makes."
     source = graph.sources[step, name]
-    if source.kind == "stored":
-        key = newest(store, name) or ""
+    if source.kind in ("stored", "version"):
+        key = source.key or newest(store, name) or ""
         fault = find_fault(store, key)
         if fault:
             raise GraphError(
@@ -115,7 +115,7 @@ def outside_content(
                 str(store.data / name),
                 "Run the pipeline that makes it again.",
             )
-        return stored_content(store, key, name)
+        return stored_content(store, key, source.name.partition("@")[0])
     place = path(source.name)
     if not place.exists():
         raise GraphError(

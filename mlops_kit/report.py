@@ -179,14 +179,14 @@ def _compare(steps: list[dict], last: list[dict], field: str) -> list[dict]:
 
 def _data(steps: list[dict]) -> list[dict]:
     made = {
-        (step["step"], name): {"from": step["name"], "to": [], **output}
+        (step["step"], name, output.get("digest")): {"from": step["name"], "to": [], **output}
         for step in steps
         for name, output in step["outputs"].items()
     }
     for step in steps:
         for name, data in step["inputs"].items():
-            made.setdefault((data.get("from"), name), {"to": [], **data})["to"].append(step["name"])
-    return [{"name": name, **data} for (_, name), data in made.items()]
+            made.setdefault((data.get("from"), name, data.get("digest")), {"to": [], **data})["to"].append(step["name"])
+    return [{"name": name, **data} for (_, name, _), data in made.items()]
 
 # %% ../nbs/13_report.ipynb #e2e7f405
 MAX_FIGURES = 150_000  # Characters of drawings in one report

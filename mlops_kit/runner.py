@@ -133,8 +133,17 @@ def prepare(
     pipeline = bind_pipeline(settings, steps, name, env, given)
     store = Store(root / pipeline.kit["home"].value / env)
     _set_environment(root, store, pipeline.kit["tracking_uri"].value)
-    graph = build_graph(pipeline, lambda name: newest(store, name) is not None, start, stop)
+    graph = build_graph(pipeline, lambda name: newest(store, name) is not None, start, stop, _finder(store))
     return graph, store
+
+
+def _finder(store: Store) -> Callable[[str, str], str]:
+    def find_key(version: str, where: str) -> str:
+        from mlops_kit.versions import find_stored
+
+        return find_stored(store, version, where)["key"]
+
+    return find_key
 
 
 def _set_environment(root: Path, store: Store, tracking_uri: str) -> None:
@@ -514,7 +523,8 @@ def _note_result(
         },
         "probes": decision.parts["probes"],
         "inputs": {
-            name: {"digest": content.digest, "from": content.origin} for name, content in decision.inputs.items()
+            name: {"digest": content.digest, "from": content.origin} | ({"key": content.key} if content.key else {})
+            for name, content in decision.inputs.items()
         },
         "outputs": manifest["outputs"] if manifest else {},
         "metrics": {record["name"]: record["value"] for record in records if record["record"] == "metric"},

@@ -187,6 +187,8 @@ def _notebook(step: Step) -> str:
 def _outside(source: Source, place: Path, root: Path) -> dict:
     if source.kind == "stored":
         return {"type": "uri_folder", "path": f"azureml:{source.name}@latest"}
+    if source.kind == "version":
+        return {"type": "uri_folder", "path": f"azureml:{source.name.replace('@', ':')}"}
     remote = source.name.startswith("azureml:") or "://" in source.name
     path = source.name if remote else os.path.relpath(root.resolve() / source.name, place)
     return {"type": _folder_or_file(source, root), "path": path}
