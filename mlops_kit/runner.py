@@ -42,6 +42,7 @@ from mlops_kit.keys import (
 )
 from .notebooks import Step, find_steps
 from mlops_kit.project import (
+    PRODUCTION,
     ROOT_VARIABLE,
     KitError,
     NotebookError,
@@ -198,7 +199,7 @@ def check_secrets(
     graph: Graph,
 ) -> None:
     "Refuse to start while the environment lacks a secret that a step names."
-    for name in graph.pipeline.kit["generated_secrets"].value:
+    for name in graph.pipeline.kit["generated_secrets"].value if graph.pipeline.env != PRODUCTION else ():
         os.environ[name] = os.environ.get(name) or generated_secret(name, find_root())
     for step in graph.order:
         for name in step.named("secret"):

@@ -349,3 +349,13 @@ def ran(tmp_path, finished) -> Project:
     "A project of its own whose pipeline ran once: a folder can be copied with all that is stored."
     shutil.copytree(finished.root, tmp_path / "toy", symlinks=True)
     return Project(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def silver_year():
+    "Silver of the whole year of flights, without a run: {table: rows}."
+    from mlops_kit.dataops.quarantine import clean_tables
+    from mlops_kit.workloads.flights_contracts import contracts
+    from mlops_kit.workloads.flights_sources import TABLES, read_source
+
+    return {n: t.good for n, t in clean_tables({n: read_source(n) for n in TABLES}, contracts()).items()}

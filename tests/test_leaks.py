@@ -7,8 +7,6 @@ import polars as pl
 import pytest
 
 from mlops_kit.dataops.alone import ask, measure, measure_together, number_values, predict_alone
-from mlops_kit.dataops.clean import clean_tables
-from mlops_kit.dataops.ingest import land
 from mlops_kit.dataops.leaks import count_leaks, find_copies, find_leaks
 from mlops_kit.project import GateFailed, StepError
 from mlops_kit.steps import gate
@@ -32,13 +30,10 @@ def found(table, label, features, **more):
 
 
 @pytest.fixture(scope="module")
-def full():
+def full(silver_year):
     "All flights of the year with their features, and with what is known too late: (train, test)."
-    landed = land(flights.sources, flights.read_source)
-    cleaned = clean_tables(landed, flights.types, flights.keys, flights.rules())
-    silver = {name: table.good for name, table in cleaned.items()}
-    gold = to_polars(flights.build_features(silver))
-    flown = silver["flights"].with_columns(departure=pl.datetime("year", "month", "day", "hour", "minute"))
+    gold = to_polars(flights.build_features(silver_year))
+    flown = silver_year["flights"].with_columns(departure=pl.datetime("year", "month", "day", "hour", "minute"))
     gold = gold.join(flown.select(*flights.key, *TOO_LATE), on=flights.key).sort(flights.key)
     day = pl.col("departure").cast(pl.Date)
     test = gold.filter(day.is_between(date(2013, 9, 1), date(2013, 10, 31)))

@@ -11,7 +11,6 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from mlops_kit.dataops.clean import clean_tables
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.proof import prove_point_in_time
 from mlops_kit.dataops.windows import Aggregation, FeatureView, feature_blocks, historical_features
@@ -36,11 +35,9 @@ VIEWS = [view(("origin",), GONE), view(("origin", "carrier"), DELAY), view((), D
 
 
 @pytest.fixture(scope="module")
-def silver():
+def silver(silver_year):
     "Silver of the whole year, without a run."
-    landed = {name: flights.read_source(name) for name in ("flights", "weather", "planes")}
-    types = {name: flights.types[name] for name in landed}
-    return {name: table.good for name, table in clean_tables(landed, types, flights.keys, flights.rules()).items()}
+    return {name: silver_year[name] for name in ("flights", "weather", "planes")}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import polars as pl
 from .privacy import protect, read_key
 from .sources import land_part
 from ..partitions import map_partitions
-from ..project import path, read_json, write_file
+from ..project import PRODUCTION, path, read_json, write_file
 from ..steps import Output, Probe, Secret, gate, load_workload, log, probe, write_table
 from ..tables import join_partitions, read_manifest
 
@@ -58,7 +58,7 @@ def hiding(
     "Make what takes personal values out of the rows of a table."
     marked = {table: getattr(about, "personal", {}).get(table, [])}
     innocent = {table: getattr(about, "not_personal", {}).get(table, [])}
-    if not source.get("production") or environment == "prod":
+    if not source.get("production") or environment == PRODUCTION:
         return lambda rows: rows
 
     def hide(rows: pl.DataFrame) -> pl.DataFrame:
