@@ -10,11 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mlops_kit.dataops.ingest import land
 from mlops_kit.dataops.personal import find_personal, passes_luhn
 from mlops_kit.dataops.privacy import (
-    KEY_FILE,
-    development_key,
     hide_personal,
     protect,
     pseudonymise,
@@ -23,7 +20,7 @@ from mlops_kit.dataops.privacy import (
 from mlops_kit.project import StepError
 from mlops_kit.steps import RECORDS_VARIABLE, SECRETS_VARIABLE, log
 from mlops_kit.tables import read_tables, write_tables
-from mlops_kit.workloads import flights
+from mlops_kit.workloads.flights_sources import TABLES, read_source
 
 KEY, OTHER = "0f1e2d3c4b5a69788796a5b4c3d2e1f0" * 2, "00112233445566778899aabbccddeeff" * 2
 NAMES = ["Ada Lovelace", "Zoë Müller", "O'Neill, Shaun", "李小龙"]
@@ -176,7 +173,7 @@ def test_a_mistyped_mark_is_refused():
 
 def test_the_key_for_development_is_one_whoever_asks_first(tmp_path):
     command = "import sys, pathlib; from mlops_kit.dataops import privacy as p; "
-    command += "print(p.development_key(pathlib.Path(sys.argv[1])))"
+    command += "print(p.read_key('NO_SUCH_SALT', 'dev', pathlib.Path(sys.argv[1])))"
 
     def ask(_):
         done = subprocess.run(
@@ -187,29 +184,29 @@ def test_the_key_for_development_is_one_whoever_asks_first(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         keys = set(pool.map(ask, range(3)))
     with ThreadPoolExecutor(8) as pool:
-        keys |= set(pool.map(lambda _: development_key(tmp_path), range(64)))
-        fresh = set(pool.map(lambda _: development_key(tmp_path / "fresh"), range(64)))
+        keys |= set(pool.map(lambda _: read_key("NO_SUCH_SALT", "dev", tmp_path), range(64)))
+        fresh = set(pool.map(lambda _: read_key("NO_SUCH_SALT", "dev", tmp_path / "fresh"), range(64)))
     assert len(keys) == 1 and len(fresh) == 1 and keys != fresh
-    file = tmp_path / KEY_FILE
+    file = tmp_path / "runs/keys/NO_SUCH_SALT"
     assert file.stat().st_mode & 0o077 == 0 and [other.name for other in file.parent.iterdir()] == [file.name]
 
 
 def test_the_key_for_development_is_ignored_by_git():
     root = Path(__file__).parent.parent
-    assert subprocess.run(["git", "check-ignore", "-q", str(KEY_FILE)], cwd=root).returncode == 0
+    assert subprocess.run(["git", "check-ignore", "-q", "runs/keys/NO_SUCH_SALT"], cwd=root).returncode == 0
 
 
 def test_production_demands_its_key_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("SALT", raising=False)
     with pytest.raises(StepError, match="`prod` has no key"):
         read_key("SALT", "prod", tmp_path)
-    assert not (tmp_path / KEY_FILE).exists()
+    assert not (tmp_path / "runs/keys/SALT").exists()
     monkeypatch.setenv("SALT", KEY)
     assert read_key("SALT", "prod", tmp_path) == read_key("SALT", "dev", tmp_path) == KEY
 
 
 def test_no_table_of_flights_looks_personal():
-    landed = land(flights.sources, flights.read_source)
+    landed = {name: read_source(name) for name in TABLES}
     assert sum(len(table) for table in landed.values()) > 300_000
     assert [row for name, table in landed.items() for row in find_personal(table, name=name).rows()] == []
     for place in ("samples/silver", "samples/bronze"):

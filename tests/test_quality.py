@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from test_stages import execute
 
-from mlops_kit.dataops.profiles import PROFILE_KEY, judge_loads, profile_load, profile_parts
+from mlops_kit.dataops.loads import judge_loads
+from mlops_kit.dataops.profiles import PROFILE_KEY, profile_load, profile_parts
 from mlops_kit.dataops.quality import judge_quality, quality_page, verdict
 from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, StepError
