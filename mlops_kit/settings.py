@@ -33,7 +33,12 @@ KIT = {
             "MLflow tracking store and model registry, or nothing; MLFLOW_TRACKING_URI wins",
         ),
         Param("jobs", "int", 2, "Steps that run at the same time"),
-        Param("generated_secrets", "list[str]", ["MLOPS_SALT"], "Secrets that are made where they are not set; never in prod"),
+        Param(
+            "generated_secrets",
+            "list[str]",
+            ["MLOPS_SALT"],
+            "Secrets that are made where they are not set; never in prod",
+        ),
         Param("keep_runs", "int", 50, "Last runs whose results `cache prune` keeps"),
         Param("keep_days", "float", 0.0, "Days for which it keeps the results of every run besides; 0 keeps none so"),
         Param("services", "list[str]", [], "Stand-ins for what production has, such as `package.module:function`"),

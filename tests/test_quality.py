@@ -14,7 +14,6 @@ from mlops_kit.dataops.quality import judge_quality, quality_page, verdict
 from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, StepError
 from mlops_kit.steps import read_table, write_table
-from mlops_kit.workloads import flights
 
 REPOSITORY = Path(__file__).parent.parent
 RATE = 1 / 30  # Stated share of loads that may be flagged although nothing is wrong

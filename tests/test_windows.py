@@ -15,7 +15,7 @@ from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.proof import prove_point_in_time
 from mlops_kit.dataops.windows import Aggregation, FeatureView, feature_blocks, historical_features
 from mlops_kit.project import StepError
-from mlops_kit.workloads import flights, flights_features
+from mlops_kit.workloads import flights_features
 
 pytestmark = pytest.mark.filterwarnings("error")  # A grouping that pandas does row by row is only a warning
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import narwhals as nw
 
+from ..project import write_file
 from .flights_contracts import contracts
 from .flights_features import REACH, build_features, key, label, meanings
 
@@ -78,6 +79,6 @@ def sample_sources(
     folder: Any,  # Where the files go
 ) -> None:
     "Write small files such as the sources give."
-    from mlops_kit.workloads.flights_sources import write_months
-
-    write_months(tables["flights"], folder, compress=False)
+    for (year, month), rows in tables["flights"].group_by("year", "month"):
+        content = rows.write_csv(null_value="NA").encode()
+        write_file(folder / f"flights-{year}-{int(month):02}.csv", content)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/workloads/wine.ipynb #a9ea509b
 def read_analyses(
     part: str = "all",  # The table does not grow
+    source: dict | None = None,  # What settings say
 ) -> Any:  # pandas frame
     "Read the analyses, one a bottle."
     from sklearn.datasets import load_wine
