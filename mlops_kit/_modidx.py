@@ -1597,5 +1597,7 @@ d = { 'settings': { 'branch': 'main',
                                                                                                           'mlops_kit/workloads/flights_sources.py'),
                                                      'mlops_kit.workloads.flights_sources.serve_sources': ( 'workloads/flights_sources.html#serve_sources',
                                                                                                             'mlops_kit/workloads/flights_sources.py'),
+                                                     'mlops_kit.workloads.flights_sources.stand_in': ( 'workloads/flights_sources.html#stand_in',
+                                                                                                       'mlops_kit/workloads/flights_sources.py'),
                                                      'mlops_kit.workloads.flights_sources.write_sources': ( 'workloads/flights_sources.html#write_sources',
                                                                                                             'mlops_kit/workloads/flights_sources.py')}}}

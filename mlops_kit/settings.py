@@ -37,7 +37,7 @@ KIT = {
             "generated_secrets",
             "list[str]",
             ["MLOPS_SALT"],
-            "Secrets that are made where they are not set; never in prod",
+            "Secrets made where they are not set; never in prod",
         ),
         Param("keep_runs", "int", 50, "Last runs whose results `cache prune` keeps"),
         Param("keep_days", "float", 0.0, "Days for which it keeps the results of every run besides; 0 keeps none so"),

@@ -61,16 +61,16 @@ def sample(
     flights = frames["flights"].filter(route, pl.col("month").cast(pl.Int64).is_in(SAMPLE_MONTHS))
     hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ")
     seen = [flights.select("origin", hour.dt.offset_by(f"-{hours}h")) for hours in (4, 5)]  # When its weather is known
-    weather = frames["weather"].with_columns(hour.alias("hour"))
+    weather = frames["weather"].with_columns(hour.alias("reported"))
     weather = weather.join(
-        pl.concat(seen).unique(), left_on=["origin", "hour"], right_on=["origin", "time_hour"], how="semi"
+        pl.concat(seen).unique(), left_on=["origin", "reported"], right_on=["origin", "time_hour"], how="semi"
     )
     return {
         "airlines": frames["airlines"],
         "airports": frames["airports"].filter(pl.col("faa").is_in(flights["dest"].unique().to_list())),
         "flights": flights,
         "planes": frames["planes"].join(flights, on="tailnum", how="semi"),
-        "weather": weather.drop("hour"),
+        "weather": weather.drop("reported"),
     }
 
 # %% ../../nbs/workloads/flights.ipynb #cb8aaddd
