@@ -47,9 +47,9 @@ def absent(
 
 
 def _fixed(value: Any, measure: Measure) -> int:
-    scaled = value * measure.scale
+    scaled = value * measure.scale if isinstance(value, int | float) else math.inf
     if not -MOST_VALUE < scaled < MOST_VALUE or (measure.scale == 1 and scaled != math.floor(scaled)):
-        what = f"`{measure.column}` is {value!r}: at scale {measure.scale} too large, or a fraction that would be lost"
+        what = f"`{measure.column}` is {value!r}: at scale {measure.scale} too large, a fraction, or no number"
         raise StepError(what, f"column `{measure.column}`", "Declare a scale that fits the values.")
     return math.floor(scaled + 0.5) if isinstance(scaled, float) else int(scaled)
 
