@@ -307,7 +307,13 @@ def test_events_that_are_refused_leave_no_trace(kept, tmp_path):
     store = OnlineStore([view(("origin",), DELAY, ("id",))], tmp_path / "s.db" if kept == "file" else None)
     start = datetime(2013, 1, 1)
     good = [{"id": n, "origin": "JFK", "known": start + timedelta(minutes=n), "dep_delay": n} for n in range(5)]
-    for wrong in ({"dep_delay": 0.5}, {"dep_delay": 2**60}, {"known": start.astimezone()}, {"known": "2013-01-01"}):
+    for wrong in (
+        {"dep_delay": 0.5},
+        {"dep_delay": 2**60},
+        {"dep_delay": "7"},
+        {"known": start.astimezone()},
+        {"known": "2013-01-01"},
+    ):
         with pytest.raises(StepError):
             store.ingest({"departures": [*good, {**good[0], "id": 9} | wrong]})
     row, as_of = {"origin": "JFK"}, start + timedelta(hours=1)
