@@ -364,6 +364,8 @@ def summary(
             f"{name} comes from {count(others, 'source')} without files" if others else f"no source of {name} is known"
         )
     if bad:
-        return f"{count(len(bad), 'raw file')} of {number(len(files))} behind {name}: {state_text(bad)}".capitalize()
+        told = {CHANGED: "changed since landing", GONE: "cannot be found"}.get(state_text(bad).split(" ", 1)[1], "")
+        many = f"{count(len(bad))} of {count(len(files), 'raw file')} behind"
+        return f"{many[0].upper()}{many[1:]} {name} {told or f'differ: {state_text(bad)}'}"
     rest = f"; {state_text(files)}" if any(file["state"] != MATCHES for file in files) else ": each is as it was landed"
     return f"{name} comes from {count(len(files), 'raw file')}{rest}"
