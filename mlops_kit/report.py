@@ -12,12 +12,10 @@ import datetime
 import html
 import math
 import re
-from collections import Counter, defaultdict
-from graphlib import TopologicalSorter
-from itertools import pairwise
-from statistics import fmean
+from collections import Counter
 from typing import Any
 
+from .drawing import draw_graph
 from .look import decimals, number, page, prefix_ids
 
 # %% ../nbs/13_report.ipynb #befb791b
@@ -36,6 +34,7 @@ def _steps(run: dict) -> list[dict]:
     for step in steps:
         short = step["step"].rpartition(".")[2]
         step["name"] = short if same[short] == 1 else step["step"]
+        step["id"] = step["step"]
         step["end"] = (step["started"] or 0) + (step["seconds"] or 0)
         step["ran"] = step["status"] in ("executed", "failed") and step["seconds"] is not None
     return sorted(steps, key=lambda step: math.inf if step["started"] is None else step["started"])
@@ -89,83 +88,6 @@ def _state(
     if run.get("status") == "interrupted":
         return "interrupted", []
     return ("crashed", crashed) if crashed else ("missed", missed) if missed else ("failed", [])
-
-# %% ../nbs/13_report.ipynb #47408bb5
-def _paths(
-    names: list[str],
-    edges: list,
-) -> tuple[dict, list[list]]:  # Layer of every step, and the slots that every drawn edge passes
-    "Rank the steps, and lead their edges through the layers."
-    before = {name: {a for a, b, *_ in edges if b == name and a in names} for name in names}
-    rank: dict = {}
-    reach: dict = {}
-    for name in TopologicalSorter(before).static_order():
-        rank[name] = 1 + max((rank[a] for a in before[name]), default=-1)
-        reach[name] = before[name].union(*(reach[a] for a in before[name]))
-    drawn = [(a, b) for b in names for a in names if a in before[b] and not any(a in reach[c] for c in before[b])]
-    return rank, [[a, *((a, b, r) for r in range(rank[a] + 1, rank[b])), b] for a, b in drawn]
-
-# %% ../nbs/13_report.ipynb #f5b9b3b6
-def _layers(
-    rank: dict,
-    paths: list[list],
-) -> list[list]:  # Slots of every layer in order
-    "Order the layers so that edges cross little."
-    level = rank | {slot: slot[2] for path in paths for slot in path[1:-1]}
-    layers = [[slot for slot in level if level[slot] == r] for r in range(max(level.values(), default=-1) + 1)]
-    near = defaultdict(list)
-    for a, b in (pair for path in paths for pair in pairwise(path)):
-        near[a, 1].append(b)
-        near[b, -1].append(a)
-    for side in (-1, 1, -1, 1):
-        place: dict = {}
-        for layer in layers[::-side]:
-            middle = {slot: i - (len(layer) - 1) / 2 for i, slot in enumerate(layer)}
-            wish = {slot: fmean([place[other] for other in near[slot, side]] or [middle[slot]]) for slot in layer}
-            layer.sort(key=wish.__getitem__)
-            place |= {slot: i - (len(layer) - 1) / 2 for i, slot in enumerate(layer)}
-    return layers
-
-# %% ../nbs/13_report.ipynb #74eb4fec
-def _drawing(
-    steps: list[dict],
-    edges: list,
-    down: bool,
-) -> dict:  # Size, boxes and lines, in pixels
-    "Place boxes and lines."
-    rank, paths = _paths([step["step"] for step in steps], edges)
-    layers = _layers(rank, paths)
-    box = (max(108, *(44 + 8 * len(step["name"]) for step in steps)), 46)
-    long, wide, gap, beside = (box[1], box[0], 26, 20) if down else (*box, 29, 16)
-    turn = (lambda along, across: (across + 2, along + 2)) if down else (lambda along, across: (along + 2, across + 2))
-    most = max(map(len, layers))
-    spots = _spots(layers, most, long + gap, wide + beside)
-    return {
-        "size": turn(len(layers) * (long + gap) - gap + 2, most * (wide + beside) - beside + 2),
-        "box": box,
-        "boxes": [step | dict(zip("xy", turn(*spots[step["step"]]), strict=True)) for step in steps],
-        "lines": [(_curve([spots[slot] for slot in path], long, wide / 2, turn), path[-1]) for path in paths],
-        "layout": "down" if down else "across",
-        "layers": len(layers),
-    }
-
-# %% ../nbs/13_report.ipynb #43425182
-def _spots(layers: list[list], most: int, along: int, across: int) -> dict:
-    return {
-        slot: (r * along, across * (i + (most - len(layer)) / 2))
-        for r, layer in enumerate(layers)
-        for i, slot in enumerate(layer)
-    }
-
-
-def _curve(spots: list[tuple], long: int, half: float, turn: Any) -> str:
-    line = "M{:g} {:g}".format(*turn(spots[0][0] + long, spots[0][1] + half))
-    for (start, side), (end, other) in pairwise(spots):
-        middle = (start + long + end) / 2
-        bends = (middle, side + half), (middle, other + half), (end, other + half)
-        line += "C" + " ".join("{:g} {:g}".format(*turn(*bend)) for bend in bends)
-        line += "L{:g} {:g}".format(*turn(end + long, other + half)) if (end, other) != spots[-1] else ""
-    return line
 
 # %% ../nbs/13_report.ipynb #55e76384
 def _compare(steps: list[dict], last: list[dict], field: str) -> list[dict]:
@@ -238,7 +160,7 @@ def render_run(
         **{field: _compare(steps, last, field) for field in ("metrics", "parameters")},
         "by": {status: [step for step in steps if step["status"] == status] for status in _STATUSES},
         "last_gates": {(gate["step"]["step"], gate["name"]): gate["value"] for gate in _gates(last)},
-        "graphs": [_drawing(steps, edges, down) for down in (False, True) if steps],
+        "graphs": [draw_graph(steps, edges, down) for down in (False, True) if steps],
         "data": _data(steps),
     }
     return page("run.html", **facts)

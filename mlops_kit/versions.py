@@ -114,8 +114,8 @@ def list_versions(
 # %% ../nbs/19_versions.ipynb #c9b9a0f8
 def _freshness(version: dict) -> dict[str, str]:
     manifest = version["place"] and read_manifest(version["place"])
-    loads = [part["load"]["landed"] for part in (manifest or {}).get("partitions", {}).values() if part.get("load")]
-    return {"fresh": max([*filter(None, loads)], default=version["first"])}
+    loads = [part.get("load") or {} for part in (manifest or {}).get("partitions", {}).values()]
+    return {"fresh": max([load["landed"] for load in loads if load.get("landed")], default=version["first"])}
 
 
 def time_column(
