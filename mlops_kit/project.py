@@ -122,6 +122,8 @@ def find_function(
 ) -> Any:
     "Import a function by its name."
     module, _, function = name.partition(":")
+    if str(find_root()) not in sys.path:
+        sys.path.append(str(find_root()))  # A project's own modules, installed or not
     try:
         found = importlib.import_module(module)
         return getattr(found, function)

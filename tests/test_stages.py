@@ -13,6 +13,7 @@ from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, StepError
 from mlops_kit.settings import bind_pipeline, read_settings
 from mlops_kit.steps import TASK_VARIABLE, read_table, read_tables, write_table, write_tables
+from mlops_kit.tables import to_polars
 from mlops_kit.training.models import fit_model, load_model, score
 from mlops_kit.workloads import flights
 
@@ -82,6 +83,15 @@ def test_a_source_without_a_column_is_named(run, tmp_path):
 
 
 def test_a_column_known_too_late_is_refused(run, monkeypatch):
+    build = flights.build_features
+
+    def leaky(tables):
+        late = to_polars(tables["flights"]).select("time_hour", "carrier", "flight", "dep_delay", "minute")
+        moment = pl.col("departure").dt.replace_time_zone("America/New_York").dt.convert_time_zone("UTC")
+        gold = to_polars(build(tables)).with_columns(time_hour=moment.dt.replace_time_zone(None).dt.truncate("1h"))
+        return gold.join(late, on=["time_hour", "carrier", "flight"]).drop("time_hour", "minute")
+
+    monkeypatch.setattr(flights, "build_features", leaky)
     monkeypatch.setattr(flights, "meanings", flights.meanings | {"dep_delay": "Delay at departure, minutes"})
     with pytest.raises(GateFailed, match="columns known too late is 1"):
         run("features")
