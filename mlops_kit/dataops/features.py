@@ -6,9 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/features.html.md"""
 
 # %% auto #0
 __all__ = ['complete', 'reached', 'list_parts', 'read_parts', 'parts_of_gold', 'build_gold', 'describe', 'empty_features',
-           'leaks']
+           'leaks', 'list_entries', 'look_ahead']
 
 # %% ../../nbs/dataops/features.ipynb #5e33e5ed
+import json
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,9 @@ from typing import Any
 import polars as pl
 
 from .profiles import period
+from .views import catalogue, catalogue_page
 from ..partitions import map_partitions
-from ..project import StepError, path
+from ..project import StepError, path, write_file
 from ..steps import Input, Output, gate, load_workload, log, read_table, write_table
 from ..tables import MANIFEST, join_partitions, read_manifest, to_polars
 
@@ -141,3 +143,23 @@ def leaks(
 ) -> list[str]:  # Forbidden columns that are in gold
     "Name the forbidden columns that are in gold."
     return [column for column in forbidden if column in gold.columns]
+
+# %% ../../nbs/dataops/features.ipynb #651f13ef
+def list_entries(
+    about: ModuleType,  # The workload
+) -> list[dict[str, Any]]:  # One entry a feature, as a feature store takes it
+    "Catalogue the features of a workload."
+    if hasattr(about, "list_features_of_gold"):
+        return about.list_features_of_gold()
+    return catalogue([], [{"name": name, "meaning": meaning} for name, meaning in about.meanings.items()])
+
+
+def look_ahead(
+    silver: str | Path,  # Folder of tables
+    about: ModuleType,  # The workload
+) -> list[str]:  # Features of the newest partition that change with what was not known in time
+    "Name the features that know too much."
+    if not hasattr(about, "prove"):
+        return []
+    made_of = parts_of_gold(list_parts(silver), about.examples, about.reach)
+    return sorted(set(about.prove(read_parts(silver, made_of[max(made_of)]))["feature"]))

@@ -15,8 +15,8 @@ import polars as pl
 
 from .loads import judge_loads
 from ..look import count, figure_svg, number, page, style, tokens
-from ..project import GateFailed, write_file
-from ..steps import Input, Output, gate, log, path, read_table, write_table
+from ..project import GateFailed
+from ..steps import Input, Output, gate, log, read_table, write_table
 
 # %% ../../nbs/dataops/quality.ipynb #9eb46e4b
 def judge_quality(
@@ -253,7 +253,7 @@ def hold_quality(
     failed = []
     for name, value, bar, note in asked:
         try:
-            gate(name, value, note=note, remedy="Open quality.html: it names each load and its reason.", **bar)
+            gate(name, value, note=note, remedy="Open the page on data quality: it names each load and its reason.", **bar)
         except GateFailed as error:
             failed.append(error)
     if failed:

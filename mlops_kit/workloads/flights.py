@@ -15,9 +15,17 @@ import narwhals as nw
 
 from ..project import write_file
 from .flights_contracts import contracts
-from .flights_features import REACH, build_features, key, label, meanings
+from mlops_kit.workloads.flights_features import (
+    REACH,
+    build_features,
+    key,
+    label,
+    list_features_of_gold,
+    meanings,
+    prove,
+)
 
-__all__ = ["build_features", "contracts", "key", "label", "meanings"]
+__all__ = ["build_features", "contracts", "key", "label", "list_features_of_gold", "meanings", "prove"]
 
 # %% ../../nbs/workloads/flights.ipynb #8b2c27ec
 examples = "flights"  # Table whose rows become examples

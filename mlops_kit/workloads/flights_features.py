@@ -7,17 +7,20 @@ Docs: https://mlops-kit.github.io/mlops-kit/workloads/flights_features.html.md""
 # %% auto #0
 __all__ = ['key', 'label', 'LATE_AFTER', 'KNOWN_BEFORE', 'CANCELLED_AFTER', 'REPORTED_AFTER', 'FLIGHT', 'OWNER', 'HOURS',
            'SIX_HOURS', 'WEEK', 'MONTH', 'PLACES', 'HABITS', 'views', 'REACH', 'WEATHER', 'others', 'meanings',
-           'build_events', 'build_rows', 'add_known', 'build_features']
+           'build_events', 'build_rows', 'add_known', 'build_features', 'prove', 'list_features_of_gold']
 
 # %% ../../nbs/workloads/flights_features.ipynb #dbea504a
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 
-from ..dataops.views import describe_feature, list_features
+from ..dataops.views import catalogue, describe_feature, list_features
 from ..dataops.windows import Aggregation, FeatureView, historical_features, reach
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # %% ../../nbs/workloads/flights_features.ipynb #e50f4495
 key = ["departure", "carrier", "flight"]  # Tells rows apart
@@ -226,3 +229,26 @@ def build_features(
     "Build what is known of each flight three hours before it leaves."
     gold = nw.from_native(add_known(build_rows(tables), build_events(tables)))
     return gold.select(*dict.fromkeys([*key, label, *meanings])).to_native()
+
+# %% ../../nbs/workloads/flights_features.ipynb #a092f9ef
+def prove(
+    tables: dict[str, Any],  # Silver tables
+    rows: int = 200,  # Flights that are looked at
+    sample: int = 3,  # Moments that are tried
+) -> "pl.DataFrame":  # What moved: nothing, if no feature looks ahead
+    "Change all that was not known in time, and list the features that noticed."
+    from mlops_kit.dataops.proof import prove_point_in_time
+    from mlops_kit.tables import to_polars
+
+    def build(sources: dict[str, Any], some: Any) -> Any:
+        return add_known(some, sources).drop("as_of", label)
+
+    events = {name: to_polars(frame) for name, frame in build_events(tables).items()}
+    flights = to_polars(build_rows(tables)).sort("row_id")
+    some = flights.tail(20 * rows).sample(min(rows, len(flights)), seed=0)
+    return prove_point_in_time(build, events, some, dict.fromkeys(events, "known"), keep=FLIGHT, sample=sample)
+
+# %% ../../nbs/workloads/flights_features.ipynb #5fc96ff8
+def list_features_of_gold() -> list[dict[str, Any]]:  # One entry a feature
+    "Catalogue the features: name, type, meaning, source columns, entity, window and owner."
+    return catalogue(views, others)
