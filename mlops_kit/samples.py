@@ -109,7 +109,7 @@ def _hidden(about: ModuleType, tables: dict[str, pl.DataFrame]) -> dict[str, pl.
     "A sample is committed for everybody to read, so it holds no personal value."
     from mlops_kit.dataops.privacy import pseudonymise, read_key
 
-    personal = {table: columns for table, columns in getattr(about, "personal", {}).items() if table in tables}
+    personal = {table: columns for table, columns in about.personal.items() if table in tables}
     key = read_key("MLOPS_SALT", "dev") if personal else ""
     return {
         name: pseudonymise(rows, personal.get(name, []), key) if name in personal else rows

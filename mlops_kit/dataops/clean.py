@@ -14,7 +14,6 @@ from collections import Counter
 from datetime import datetime
 from itertools import combinations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -50,11 +49,11 @@ def clean_part(
     table: str,  # Name of the table
     part: str,  # Name of the part
     landed: dict[str, Any],  # What its load says
-    about: ModuleType,  # The workload
+    contract: Any,  # Schema of pandera
+    repairs: Any,  # What people repair, as `clean` takes it
     folder: Path,  # Where `good`, `broken`, `profile` and `facts.json` are written
 ) -> None:
     "Divide the rows of a part, and measure them."
-    contract, repairs = about.contracts()[table], getattr(about, "repairs", {}).get(table)
     at = datetime.fromisoformat(landed["landed"]) if "landed" in landed else None
     done = clean(rows, contract, table, part, repairs, at)
     key, hidden = next(iter(keys_of(contract)), []), personal_columns(contract)
@@ -77,23 +76,24 @@ def personal_columns(
 def clean_table(
     bronze: str | Path,  # Folder of landed tables
     table: str,  # One of them
-    about: ModuleType,  # The workload
+    contract: Any,  # Schema of pandera
+    personal: list[str],  # Columns that landed as pseudonyms
+    repairs: Any = None,  # What people repair, as `clean` takes it
 ) -> dict[str, Path]:  # {part: folder with `good`, `broken`, `profile` and `facts.json`}
     "Clean the parts of a table that were not cleaned before."
-    _refuse_marks(table, about)
+    _refuse_marks(table, contract, personal)
     landed = landed_parts(bronze, table)
 
     def build(part: str, folder: Path) -> None:
         rows = read_table(path(bronze) / table, [landed[part]["folder"]])
-        clean_part(rows, table, part, landed[part], about, folder)
+        clean_part(rows, table, part, landed[part], contract, repairs, folder)
 
     digests = {part: known["digest"] for part, known in landed.items()}
     return map_partitions(f"silver of {table}", digests, build, apart=["max_broken"])
 
 
-def _refuse_marks(table: str, about: ModuleType) -> None:
-    marked = {*getattr(about, "personal", {}).get(table, [])}
-    for column in sorted(marked ^ {*personal_columns(about.contracts()[table])}):
+def _refuse_marks(table: str, contract: Any, personal: list[str]) -> None:
+    for column in sorted({*personal} ^ {*personal_columns(contract)}):
         raise StepError(
             f"column `{column}` of table `{table}` is marked personal in one place and not in the other",
             f"`personal` of the workload, and the contract of `{table}`",

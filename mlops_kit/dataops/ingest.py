@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -50,14 +49,14 @@ def land(
 def hiding(
     table: str,  # Name of the table
     source: dict[str, Any],  # How it is read
-    about: ModuleType,  # The workload: `personal`, its personal columns by table
+    personal: dict[str, list[str]],  # {table: its personal columns}
+    not_personal: dict[str, list[str]],  # {table: columns that look personal and are not}
     key: str | None,  # Key of the pseudonyms
     environment: str,  # Where this runs
     salt_version: int,  # Version of the key
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
     "Make what takes personal values out of the rows of a table."
-    marked = {table: getattr(about, "personal", {}).get(table, [])}
-    innocent = {table: getattr(about, "not_personal", {}).get(table, [])}
+    marked, innocent = {table: personal.get(table, [])}, {table: not_personal.get(table, [])}
     if not source.get("production") or environment == PRODUCTION:
         return lambda rows: rows
 
@@ -72,13 +71,13 @@ def land_all(
     bronze: str | Path,  # Folder of the tables
     sources: dict[str, dict[str, Any]],  # {table: how it is read}
     state: dict[str, dict[str, Any]],  # {table: {part: what identifies its content}}
-    about: ModuleType,  # The workload
-    *rules: Any,  # Key of the pseudonyms, environment, version of the key
+    personal: dict[str, list[str]],  # {table: its personal columns}
+    *rules: Any,  # Columns that are not personal, key of the pseudonyms, environment, version of the key
 ) -> None:
     "Land every source as a table."
     for table, source in sources.items():
-        personal = getattr(about, "personal", {}).get(table, [])
-        parts = land(table, source, state[table], hiding(table, source, about, *rules), personal)
+        hide = hiding(table, source, personal, *rules)
+        parts = land(table, source, state[table], hide, personal.get(table, []))
         said = {part: {"load": read_json(folder / "load.json")} for part, folder in parts.items()}
         rows = {part: folder / "rows" for part, folder in parts.items()}
         join_partitions(path(bronze) / table, rows, said=said, alike=False)

@@ -253,7 +253,13 @@ def hold_quality(
     failed = []
     for name, value, bar, note in asked:
         try:
-            gate(name, value, note=note, remedy="Open the page on data quality: it names each load and its reason.", **bar)
+            gate(
+                name,
+                value,
+                note=note,
+                remedy="Open the page on data quality: it names each load.",
+                **bar,
+            )
         except GateFailed as error:
             failed.append(error)
     if failed:
