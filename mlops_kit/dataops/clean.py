@@ -57,7 +57,8 @@ def clean_part(
     at = datetime.fromisoformat(landed["landed"]) if "landed" in landed else None
     done = clean(rows, contract, table, part, repairs, at)
     key, hidden = next(iter(keys_of(contract)), []), personal_columns(contract)
-    measured = {"key": key, "time": said_of(contract, "time"), "private": hidden, "seconds": landed.get("seconds")}
+    times = [column for column, kind in done.good.schema.items() if kind.is_temporal()]
+    measured = {"key": key, "time": said_of(contract, "time", default=next(iter(times), None)), "private": hidden, "seconds": landed.get("seconds")}
     measured |= {"rejected": done.facts["quarantined"] - done.facts["repeated"], "repeated": done.facts["repeated"]}
     profile = profile_load(done.good, table, part, size=landed.get("bytes"), **measured)
     write_table(folder / "good", done.good, key=key or None)
