@@ -25,7 +25,7 @@ from .profiles import PROFILE_KEY, profile_load
 from .quarantine import clean
 from ..partitions import map_partitions
 from ..project import StepError, nearest, path, read_json, write_file
-from ..steps import Input, Output, gate, load_workload, log, read_table, scan_table, write_table
+from ..steps import Input, Output, gate, load_contracts_of, log, read_table, scan_table, write_table
 from ..tables import MANIFEST, join_partitions, read_manifest
 
 # %% ../../nbs/dataops/clean.ipynb #e61417a0
