@@ -105,7 +105,7 @@ def _input(space: str, name: str, schema: dict[str, str], digest: str, rows: int
     from openlineage.client.facet_v2 import data_quality_metrics_input_dataset as quality
 
     told = quality.DataQualityMetricsInputDatasetFacet(columnMetrics={}, rowCount=rows, bytes=size)
-    facets = {"dataQualityMetrics": told}
+    facets: dict[str, Any] = {"dataQualityMetrics": told}
     return InputDataset(namespace=space, name=name, facets=_facets(schema, digest), inputFacets=facets)
 
 
@@ -303,7 +303,7 @@ def run_events(
     end = _before(max([step["at"] for step in ran], default=run["started"]), 0)
     if run.get("seconds") is not None:
         end = max(end, _before(run["started"], -run["seconds"]))
-    declared, nothing = _feature_sources(run.get("workload", "")), {"inputs": [], "outputs": []}
+    declared, nothing = _feature_sources(run.get("workload", "")), dict[str, list](inputs=[], outputs=[])
     first, last = _pair(run, None, space, codes[""], (begin, end), _ENDS.get(run["status"], "ABORT"), nothing)
     events = [first]
     for step in ran:
