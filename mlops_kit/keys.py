@@ -54,7 +54,7 @@ def our_packages(
 LEFT_OUT = (
     "mlops_kit.probes.ask",  # Its answer is a part of the key
     "mlops_kit.project.find_function",  # What it finds is named in settings, and followed from there
-    "mlops_kit.partitions._edited",  # It looks at modules, and at nothing in them
+    "mlops_kit.project.edited_since",  # It looks at modules, and at nothing in them
 )
 
 

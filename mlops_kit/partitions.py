@@ -11,13 +11,12 @@ __all__ = ['map_partitions']
 import json
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .project import StepError, path
+from .project import StepError, edited_since, path
 from .steps import log, read_task, write_record
 from .store import Store, find_fault, hash_text, put
 
@@ -27,12 +26,6 @@ def _key(said: dict, apart: Iterable[str], *own: Any) -> str:
     return hash_text(json.dumps([said["step"], said["code"], said["runtime"], values, own], sort_keys=True))
 
 # %% ../nbs/08_partitions.ipynb #e464c4a9
-def _edited(said: dict) -> bool:
-    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] in said["packages"]]
-    files = [Path(file) for module in ours if (file := getattr(module, "__file__", None))]
-    return any(file.stat().st_mtime > said["began"] for file in files if file.exists())
-
-
 def _store(said: dict, key: str, draft: Path, **about: Any) -> Path:
     store = Store(Path(said["home"]))
     put(store, key, draft, sorted(file.name for file in draft.iterdir()), step=said["step"], run=said["run"], **about)
@@ -78,7 +71,7 @@ def _build(said: dict, key: str, name: str, part: str, build: Callable[[str, Pat
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     build(part, draft)
-    if not said or _edited(said):
+    if not said or edited_since(said["began"], said["packages"]):
         return draft
     seconds = round(time.monotonic() - started, 3)
     return _store(said, key, draft, piece={"map": name, "part": part, "seconds": seconds})

@@ -42,6 +42,7 @@ from mlops_kit.keys import (
 )
 from .notebooks import Step, find_steps
 from mlops_kit.project import (
+    PRODUCTION,
     ROOT_VARIABLE,
     KitError,
     NotebookError,
@@ -49,6 +50,8 @@ from mlops_kit.project import (
     StepError,
     StoreError,
     find_function,
+    find_root,
+    generated_secret,
     hash_file,
     own_package,
     read_json,
@@ -196,6 +199,8 @@ def check_secrets(
     graph: Graph,
 ) -> None:
     "Refuse to start while the environment lacks a secret that a step names."
+    for name in graph.pipeline.kit["generated_secrets"].value if graph.pipeline.env != PRODUCTION else ():
+        os.environ[name] = os.environ.get(name) or generated_secret(name, find_root())
     for step in graph.order:
         for name in step.named("secret"):
             variable = graph.pipeline.values[step.name][name].value

@@ -33,6 +33,12 @@ KIT = {
             "MLflow tracking store and model registry, or nothing; MLFLOW_TRACKING_URI wins",
         ),
         Param("jobs", "int", 2, "Steps that run at the same time"),
+        Param(
+            "generated_secrets",
+            "list[str]",
+            ["MLOPS_SALT"],
+            "Secrets made where they are not set; never in prod",
+        ),
         Param("keep_runs", "int", 50, "Last runs whose results `cache prune` keeps"),
         Param("keep_days", "float", 0.0, "Days for which it keeps the results of every run besides; 0 keeps none so"),
         Param("services", "list[str]", [], "Stand-ins for what production has, such as `package.module:function`"),
@@ -218,13 +224,17 @@ def _plain(text: str) -> Any:
         return text
 
 
-def _start(settings: Settings, chosen: tuple[Step, ...], name: str, workload: str) -> dict[str, dict[str, Value]]:
+def _start(
+    settings: Settings, chosen: tuple[Step, ...], name: str, workload: str, env: str
+) -> dict[str, dict[str, Value]]:
     values = {}
     for step in chosen:
         where = f"{step.notebook.name}, parameters cell"
         mine = {param.name: Value(convert(param, param.default, where), "notebook") for param in step.params.values()}
         if "workload" in mine:
             mine["workload"] = Value(workload, settings.where(f"pipeline.{name}"))
+        if "environment" in mine:
+            mine["environment"] = Value(env, "environment")
         if "sources" in mine and (sources := _sources(settings, workload)):
             mine["sources"] = Value(sources, settings.where(f"source.{workload}.*"))
         if "quality" in mine:
@@ -270,7 +280,7 @@ def bind_pipeline(
         raise SettingsError(f"there is no pipeline `{name}`", file, nearest(name, known))
     own = section_values(settings, f"pipeline.{name}", "pipeline")
     chosen, workload = _choose_steps(settings, steps, name, own), own["workload"]
-    values, mine = _start(settings, chosen, name, workload), {step.name: step for step in chosen}
+    values, mine = _start(settings, chosen, name, workload, env), {step.name: step for step in chosen}
     for section, skip in _layers(settings, name, workload, env):
         _override(values, _apply(settings.sections.get(section, {}), f"[{section}]", steps, file, skip))
     _override(values, _apply(given or {}, "", mine, "-p"))

@@ -37,6 +37,11 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 # %% ../nbs/02_tables.ipynb #515d847c
+def _whole(value: Any) -> str:
+    "Write a value in full: what a series shows of itself leaves out its middle."
+    return repr(value.to_list() if hasattr(value, "to_list") else value)
+
+
 def _bits(column: "pl.Series"):  # -> uint64 array, one a row
     import numpy as np
     import polars as pl
@@ -50,7 +55,7 @@ def _bits(column: "pl.Series"):  # -> uint64 array, one a row
     if column.dtype.is_integer() or kind == pl.Boolean:
         return column.cast(pl.Int64, strict=False, wrap_numerical=True).fill_null(0).to_numpy().astype(np.uint64)
     if not (kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum)):
-        column = column.map_elements(repr, return_dtype=pl.String)  # Lists, structs, bytes, decimals
+        column = column.map_elements(_whole, return_dtype=pl.String)  # Lists, structs, bytes, decimals
     text = column.cast(pl.String)
     names = text.drop_nulls().unique().sort()
     seeds = np.array([_seed(name) for name in names] or [0], dtype=np.uint64)

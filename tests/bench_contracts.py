@@ -17,7 +17,7 @@ import pandera.polars as pa
 import polars as pl
 
 from mlops_kit.dataops.quarantine import clean
-from mlops_kit.workloads.flights import read_source
+from mlops_kit.workloads.flights_sources import read_source
 
 KEY = ["time_hour", "carrier", "flight", "origin"]
 ORIGINS, MOST_FLIGHTS = ["EWR", "JFK", "LGA"], 10_000

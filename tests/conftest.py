@@ -471,3 +471,13 @@ def tables(tmp_path, landed) -> Landing:
     "A project of its own whose tables have two versions."
     shutil.copytree(landed.root, tmp_path / "toy", symlinks=True)
     return Landing(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def silver_year():
+    "Silver of the whole year of flights, without a run: {table: rows}."
+    from mlops_kit.dataops.quarantine import clean_tables
+    from mlops_kit.workloads.flights_contracts import contracts
+    from mlops_kit.workloads.flights_sources import TABLES, read_source
+
+    return {n: t.good for n, t in clean_tables({n: read_source(n) for n in TABLES}, contracts()).items()}

@@ -22,8 +22,8 @@ from mlops_kit.dataops.infer import infer_contract
 from mlops_kit.dataops.quarantine import clean, clean_tables, landed_rows, replay
 from mlops_kit.project import StepError
 from mlops_kit.tables import read_tables
-from mlops_kit.workloads.flights import read_source, sources
 from mlops_kit.workloads.flights_contracts import contracts
+from mlops_kit.workloads.flights_sources import TABLES, read_source
 
 
 def refused_by_pandera(rows, schema):
@@ -44,7 +44,7 @@ def refused(cleaned):
 @pytest.fixture(scope="module")
 def landed():
     """All real tables, as they land."""
-    return {name: read_source(name) for name in sources}
+    return {name: read_source(name) for name in TABLES}
 
 
 def planted(rows, column, value, places):
@@ -302,7 +302,7 @@ def test_a_repeated_row_never_comes_back():
 # Inference
 
 
-@pytest.mark.parametrize("name", sources)
+@pytest.mark.parametrize("name", TABLES)
 def test_inferred_contract_accepts_its_table(name):
     """As typed and as text from CSV, for every table; the types are those that were there."""
     table = read_tables("samples/bronze")[name]

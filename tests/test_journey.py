@@ -25,7 +25,7 @@ def wine(tmp_path_factory):
 def test_the_same_steps_run_another_workload(wine):
     project, done = wine
     assert done.rc == 0, done.err
-    assert set(done.states.values()) == {"executed"} and len(done.states) == 7
+    assert set(done.states.values()) == {"executed"} and len(done.states) == 8
     gates = {gate["name"]: gate for step in done.steps.values() for gate in step["gates"]}
     assert gates["ROC AUC"]["passed"] and gates["ROC AUC"]["value"] > 0.9
     assert not list((project.root / "nbs").rglob("train.ipynb")), "the step notebooks are the kit's own"
@@ -64,18 +64,18 @@ def test_a_stranger_follows_the_readme_in_a_fresh_clone(tmp_path):
     clone = tmp_path / "a fresh clone é"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     told = make("run", clone)
-    assert "7 executed" in told
+    assert "9 executed" in told
     report = Path(re.search(r"^report: (.+)$", told, re.M)[1])  # type: ignore[index]
     assert "ROC AUC" in report.read_text()
-    assert "7 cached" in make("run", clone)
+    assert "9 cached" in make("run", clone)
 
-    notebook = clone / "nbs/workloads/flights.ipynb"
-    notebook.write_text(notebook.read_text().replace("FIRST_DAY, LAST_DAY = 2, 8", "FIRST_DAY, LAST_DAY = 2, 15"))
+    notebook = clone / "nbs/workloads/flights_features.ipynb"
+    notebook.write_text(notebook.read_text().replace("timedelta(days=30)", "timedelta(days=21)"))
     command = [str(clone / ".venv/bin/mlops-kit"), "run", "train", "--dry-run", "--json"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
     planned = {step["step"]: (step["status"], step["reason"]) for step in json.loads(done.stdout)["steps"]}
     assert planned["dataops.features"] == (
         "would run",
-        "constant mlops_kit.workloads.flights.FIRST_DAY, LAST_DAY changed",
+        "constant mlops_kit.workloads.flights_features.SIX_HOURS, WEEK, MONTH changed",
     )
     assert planned["dataops.clean"][0] == "cached" and planned["training.split"][0] == "waits"

@@ -19,7 +19,7 @@ from deltalake import write_deltalake
 from polars.testing import assert_frame_equal
 
 from mlops_kit.dataops.lake import LakeConflict, lake_table, open_table, read_lake, table_state
-from mlops_kit.dataops.lakecare import clean_table, verify_table
+from mlops_kit.dataops.lakework import clean_table, verify_table
 from mlops_kit.dataops.publish import publish_table
 from mlops_kit.project import ROOT_VARIABLE, StepError, StoreError
 from mlops_kit.tables import digest_rows, read_table, write_table
@@ -183,7 +183,7 @@ def test_one_file_is_opened_where_one_month_differs(tmp_path, at):
         ({"seats": pl.col("seats").cast(pl.String)}, "column `seats` was Int64 and would become String"),
         ({"temp": pl.col("temp").round().cast(pl.Int64, strict=False)}, "column `temp` was Float64"),
         ({"departure": pl.col("departure").dt.replace_time_zone("UTC")}, "column `departure` was Datetime"),
-        ({"weekday": pl.col("weekday").cast(pl.Int64)}, "column `weekday` was Int8 and would become Int64"),
+        ({"weekday": pl.col("weekday").cast(pl.Float64)}, "column `weekday` was Int64 and would become Float64"),
         ({"wind": pl.lit(1)}, "columns ['wind'] are not in the lake"),
         ({"Seats": pl.lit(1)}, "differs from another by case"),
         ({"air time": pl.lit(1)}, "has a sign in its name"),

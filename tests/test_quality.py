@@ -8,13 +8,12 @@ import polars as pl
 import pytest
 from test_stages import execute
 
-from mlops_kit.dataops.clean import clean_tables
-from mlops_kit.dataops.profiles import PROFILE_KEY, judge_loads, profile_load, profile_parts
+from mlops_kit.dataops.loads import judge_loads
+from mlops_kit.dataops.profiles import PROFILE_KEY, profile_load, profile_parts
 from mlops_kit.dataops.quality import judge_quality, quality_page, verdict
 from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, StepError
 from mlops_kit.steps import read_table, write_table
-from mlops_kit.workloads import flights
 
 REPOSITORY = Path(__file__).parent.parent
 RATE = 1 / 30  # Stated share of loads that may be flagged although nothing is wrong
@@ -23,12 +22,9 @@ FORMATS = {"month": "%Y-%m", "day": "%Y-%m-%d"}
 
 
 @pytest.fixture(scope="module")
-def year():
+def year(silver_year):
     "The real year as it leaves the cleaning step: {table: rows}."
-    bronze = {name: flights.read_source(name) for name in flights.sources}
-    return {
-        name: table.good for name, table in clean_tables(bronze, flights.types, flights.keys, flights.rules()).items()
-    }
+    return silver_year
 
 
 def local(form):

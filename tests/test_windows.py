@@ -11,12 +11,11 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from mlops_kit.dataops.clean import clean_tables
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.proof import prove_point_in_time
 from mlops_kit.dataops.windows import Aggregation, FeatureView, feature_blocks, historical_features
 from mlops_kit.project import StepError
-from mlops_kit.workloads import flights, flights_features
+from mlops_kit.workloads import flights_features
 
 pytestmark = pytest.mark.filterwarnings("error")  # A grouping that pandas does row by row is only a warning
 
@@ -36,11 +35,9 @@ VIEWS = [view(("origin",), GONE), view(("origin", "carrier"), DELAY), view((), D
 
 
 @pytest.fixture(scope="module")
-def silver():
+def silver(silver_year):
     "Silver of the whole year, without a run."
-    landed = {name: flights.read_source(name) for name in ("flights", "weather", "planes")}
-    types = {name: flights.types[name] for name in landed}
-    return {name: table.good for name, table in clean_tables(landed, types, flights.keys, flights.rules()).items()}
+    return {name: silver_year[name] for name in ("flights", "weather", "planes")}
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +229,41 @@ def test_the_proof_passes_windows_and_finds_every_planted_leak(year):
     assert set(prove(closed)["moment"]) <= set(rows["as_of"])
 
 
+def test_events_of_flights_are_known_when_the_clocks_say_so(silver):
+    events = flights_features.build_events(silver)
+    key = list(flights_features.FLIGHT)
+    clock = pl.col("known").dt.replace_time_zone("UTC").dt.convert_time_zone("America/New_York")
+    clock = clock.dt.hour().cast(pl.Int64) * 100 + clock.dt.minute()
+    left = events["departures"].filter(~pl.col("cancelled")).join(silver["flights"], on=key)
+    assert len(left) == 328_521 and left.select((clock == pl.col("dep_time") % 2400).all()).item()
+    came = events["arrivals"].join(events["departures"].select(*key, left="known"), on=key)
+    came = came.join(silver["flights"].select(*key, "air_time", "arr_time"), on=key)
+    taxi = came.select((pl.col("known") - pl.col("left")).dt.total_minutes() - pl.col("air_time")).to_series()
+    assert taxi.min() >= 0 and taxi.median() < 35 and taxi.quantile(0.999) < 150
+    # Eastern time: the arrival's clock is New York's
+    boston = came.filter(pl.col("dest").is_in(["BOS", "ATL", "MIA", "CLT"]))
+    assert len(boston) > 50_000 and boston.select((clock == pl.col("arr_time") % 2400).all()).item()
+
+
+def test_weather_is_the_newest_record_known_strictly_before(silver):
+    january = silver["flights"].filter(pl.col("month") == 1)
+    tables = {**silver, "flights": january}
+    events, rows = flights_features.build_events(tables), flights_features.build_rows(tables)
+    made = flights_features.add_known(rows, events).sort("as_of").select("as_of", "origin", "temp", "pressure")
+    records = events["weather"].sort("known").select("origin", "known", t="temp", p="pressure")
+    seen = made.join_asof(
+        records, left_on="as_of", right_on="known", by="origin", allow_exact_matches=False, check_sortedness=False
+    )
+    fresh = seen["known"] >= seen["as_of"] - timedelta(hours=1)  # Else the hour has no record, and is missing
+    assert fresh.mean() > 0.99 and (seen["as_of"].dt.minute() == 0).sum() > 1_000
+    assert (
+        seen.filter(fresh)
+        .select((pl.col("temp").eq_missing(pl.col("t")) & pl.col("pressure").eq_missing(pl.col("p"))).all())
+        .item()
+    )
+    assert seen.filter(~fresh)["temp"].null_count() == (~fresh).sum()
+
+
 def test_features_of_flights_look_at_nothing_later(silver):
     until = datetime(2013, 2, 20)
     tables = {**silver, "flights": silver["flights"].filter(pl.col("time_hour") < until)}
@@ -275,7 +307,13 @@ def test_events_that_are_refused_leave_no_trace(kept, tmp_path):
     store = OnlineStore([view(("origin",), DELAY, ("id",))], tmp_path / "s.db" if kept == "file" else None)
     start = datetime(2013, 1, 1)
     good = [{"id": n, "origin": "JFK", "known": start + timedelta(minutes=n), "dep_delay": n} for n in range(5)]
-    for wrong in ({"dep_delay": 0.5}, {"dep_delay": 2**60}, {"known": start.astimezone()}, {"known": "2013-01-01"}):
+    for wrong in (
+        {"dep_delay": 0.5},
+        {"dep_delay": 2**60},
+        {"dep_delay": "7"},
+        {"known": start.astimezone()},
+        {"known": "2013-01-01"},
+    ):
         with pytest.raises(StepError):
             store.ingest({"departures": [*good, {**good[0], "id": 9} | wrong]})
     row, as_of = {"origin": "JFK"}, start + timedelta(hours=1)

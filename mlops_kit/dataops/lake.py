@@ -1,4 +1,4 @@
-"""Keep published tables in a lake of Delta tables: write them in whole commits, and read any version that is kept.
+"""Find and read the tables of a lake, in any version that is kept, and say what they hold from the last commit alone.
 
 Docs: https://mlops-kit.github.io/mlops-kit/dataops/lake.html.md"""
 
@@ -6,8 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/lake.html.md"""
 
 # %% auto #0
 __all__ = ['ROWLESS', 'LakeTable', 'lake_table', 'LakeConflict', 'from_library', 'naming', 'open_table', 'commits', 'LakeState',
-           'table_state', 'table_properties', 'table_digest', 'commit_rows', 'list_files', 'lost_files', 'scan_lake',
-           'read_lake', 'lake_state']
+           'table_state', 'list_files', 'lost_files', 'scan_lake', 'read_lake', 'lake_state']
 
 # %% ../../nbs/dataops/lake.ipynb #0939a427
 import contextlib
@@ -22,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from ..project import SettingsError, StoreError, path, scrub
-from ..store import hash_text
-from ..tables import digest_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -110,7 +107,7 @@ def naming(
             raise
         raise _named(error, at, doing) from None
 
-
+# %% ../../nbs/dataops/lake.ipynb #d80577f2
 def open_table(
     at: LakeTable,
     version: int | None = None,  # The newest where it is None
@@ -162,7 +159,7 @@ def _log_reader(at: LakeTable) -> Callable[[str], bytes]:
     store = PyFileSystem(DeltaStorageHandler(at.uri, at.options))
     return lambda name: store.open_input_stream(name).read()
 
-
+# %% ../../nbs/dataops/lake.ipynb #934142fe
 def commits(
     at: LakeTable,
     version: int | None = None,  # Where to begin; the newest where it is None
@@ -213,76 +210,6 @@ def table_state(
         if commit.get("operation") not in ROWLESS:
             return LakeState(commit["version"], newest)
     return None
-
-# %% ../../nbs/dataops/lake.ipynb #d8c8e7a5
-def table_properties(
-    keep_days: int,  # Days for which other programs keep old versions
-) -> dict[str, str]:
-    "Say what other programs may delete."
-    kept = f"interval {keep_days} days"  # Without the first line, old versions vanish at a checkpoint
-    names = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
-    return {"delta.enableExpiredLogCleanup": "false"} | dict.fromkeys(names, kept)
-
-
-def _predicate(column: str, kind: "pl.DataType", names: list[str]) -> str:
-    values = [name.removeprefix(f"{column}=").replace("'", "''") for name in names]
-    bare = kind.is_integer() or str(kind) == "Boolean"
-    return f'"{column}" IN ({", ".join(value if bare else f"{chr(39)}{value}{chr(39)}" for value in values)})'
-
-
-def _target(at: LakeTable, base: int) -> "str | DeltaTable":
-    table = open_table(at) if base >= 0 else None
-    if table and table.version() != base:
-        raise LakeConflict(f"another writer changed table `{at.name}` first", at.uri, "Publish again.")
-    return table or at.uri
-
-# %% ../../nbs/dataops/lake.ipynb #33498f23
-def table_digest(
-    schema: "pl.Schema",  # Columns and types of the table
-    parts: dict[str, dict],  # {partition: rows and digest}
-) -> str:  # 32 hex digits
-    "Digest a table from the digests of its partitions."
-    types = {name: str(kind) for name, kind in schema.items()}
-    return hash_text(json.dumps([types, {name: part["digest"] for name, part in sorted(parts.items())}]))
-
-
-def _stream(
-    frames: "Iterable[pl.DataFrame]", schema: "pl.Schema"
-):  # -> pyarrow.RecordBatchReader, read as it is written
-    import polars as pl
-    import pyarrow as pa
-
-    shape = pl.DataFrame(schema=schema).to_arrow().schema
-    tables = (frame.select(schema.names()).to_arrow().cast(shape) for frame in frames)
-    return pa.RecordBatchReader.from_batches(shape, (batch for table in tables for batch in table.to_batches()))
-
-# %% ../../nbs/dataops/lake.ipynb #8a8d2542
-def commit_rows(
-    at: LakeTable,
-    frames: "Iterable[pl.DataFrame]",  # Rows to write, one frame a partition
-    schema: "pl.Schema",  # Columns and types of the table
-    parts: dict[str, dict],  # {partition: rows and digest}, of all that the new version holds
-    base: int = -1,  # Version that it follows; -1 makes the table
-    partition: str | None = None,  # Column whose values are the partitions
-    key: list[str] | None = None,  # Columns that rows are sorted by
-    replaced: list[str] | None = None,  # Partitions that the rows take the place of; None for the whole table
-    keep_days: int = 30,  # Days for which other programs keep old versions
-) -> int:  # The new version
-    "Write one version of a table."
-    from deltalake import CommitProperties, write_deltalake
-
-    digest = table_digest(schema, parts)
-    said = {"base": base, "digest": digest, "partition": partition, "key": key, "partitions": parts}
-    how: dict[str, Any] = {"mode": "overwrite", "schema_mode": "overwrite"}
-    if base < 0:
-        how = {"mode": "error", "configuration": table_properties(keep_days)}
-    elif replaced is not None and partition:
-        how = {"mode": "overwrite", "predicate": _predicate(partition, schema[partition], replaced)}
-    how |= {"partition_by": [partition] if partition else [], "storage_options": at.options}
-    how |= {"commit_properties": CommitProperties(custom_metadata={"mlops_kit": said}, max_commit_retries=0)}
-    with naming(at, "write"):
-        write_deltalake(_target(at, base), _stream(frames, schema), **how)
-    return base + 1
 
 # %% ../../nbs/dataops/lake.ipynb #edffd522
 def list_files(

@@ -51,8 +51,8 @@ def _say(question: Question, score: float) -> str:
 
 WHEN = "Ask when it is known: if after the prediction, leave it out; if before, allow it with that reason."
 
-# %% ../../nbs/dataops/leaks.ipynb #95e93d26
-ENCODES, ENCODES_BY_CODE, SAME_ORDER = 0.9, 0.8, 0.999  # Shares of the uncertainty; rank correlation
+# %% ../../nbs/dataops/leaks.ipynb #f48f9020
+ENCODES, ENCODES_BY_CODE, SAME_ORDER = 0.93, 0.8, 0.999  # Shares of the uncertainty; rank correlation
 FEWEST_VALUES = 20  # Distinct values below which an order proves nothing
 
 
@@ -67,12 +67,12 @@ def explained(
     left = -(truth * np.log(found / found.sum(axis=1, keepdims=True))).sum(axis=1).mean()
     return float(1 - left / -(shares * np.log(shares)).sum())
 
-
+# %% ../../nbs/dataops/leaks.ipynb #f9c4a846
 def cut_values(
     question: Question,  # What is asked, with classes
     column: pl.Series,  # Values of any kind
 ) -> np.ndarray:  # Bin of each value
-    "Cut numbers where the classes change: a bar such as `over 15 minutes` must not fall inside a bin."
+    "Number the values of a column by a small tree."
     if not is_number(column):
         return number_values(column)
     from sklearn.tree import DecisionTreeClassifier
@@ -81,7 +81,7 @@ def cut_values(
     values = to_numbers(column)[:, None]
     return tree.fit(values, question.truth.argmax(axis=1)).apply(values)
 
-
+# %% ../../nbs/dataops/leaks.ipynb #429a17c5
 def order_like(
     column: pl.Series,  # Numbers, or numbers written as text
     amounts: np.ndarray,  # Label of each row

@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from .profiles import judge_loads
+from .loads import judge_loads
 from ..look import count, figure_svg, number, page, style, tokens
-from ..project import GateFailed, write_file
-from ..steps import Input, Output, gate, log, path, read_table, write_table
+from ..project import GateFailed
+from ..steps import Input, Output, gate, log, read_table, write_table
 
 # %% ../../nbs/dataops/quality.ipynb #9eb46e4b
 def judge_quality(
@@ -122,18 +122,18 @@ def draw_scores(
         ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= top]
         ax.set_yticks(ticks, [number(tick) for tick in ticks], minor=False)
         ax.minorticks_off()
-    worst = judged.sort("score").tail(1)
-    told = (
-        f" The largest is {number(round(worst['score'].item(), 1))}, of {worst['part'].item()}." if len(worst) else ""
-    )
-    unknown = (
-        f" {count(len(loads) - len(judged), 'load').capitalize()} too early to judge."
-        if len(judged) < len(loads)
-        else ""
-    )
-    fig.set_label(f"Largest of all deviations of each load, in standard deviations of the table's past.{told}{unknown}")
+    fig.set_label(_scores_label(loads, judged))
     plt.close(fig)
     return fig
+
+
+def _scores_label(loads: pl.DataFrame, judged: pl.DataFrame) -> str:
+    text = "Largest of all deviations of each load, in standard deviations of the table's past."
+    if len(judged):
+        score, part = judged.sort("score").select("score", "part").row(-1)
+        text += f" The largest is {number(round(score, 1))}, of {part}."
+    early = len(loads) - len(judged)
+    return f"{text} {count(early, 'load').capitalize()} too early to judge." if early else text
 
 # %% ../../nbs/dataops/quality.ipynb #29b7cabb
 def draw_good(
@@ -253,7 +253,13 @@ def hold_quality(
     failed = []
     for name, value, bar, note in asked:
         try:
-            gate(name, value, note=note, remedy="Open quality.html: it names each load and its reason.", **bar)
+            gate(
+                name,
+                value,
+                note=note,
+                remedy="Open the page on data quality: it names each load.",
+                **bar,
+            )
         except GateFailed as error:
             failed.append(error)
     if failed:

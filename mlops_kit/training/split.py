@@ -12,6 +12,7 @@ from datetime import date
 
 import polars as pl
 
+from ..dataops.leaks import count_leaks, find_leaks
 from ..steps import Input, Output, gate, load_workload, log, read_table, write_table
 
 # %% ../../nbs/training/split.ipynb #494cb761

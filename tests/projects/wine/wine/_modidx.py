@@ -2,6 +2,5 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'wine'},
   'syms': { 'wine.workloads.wine': { 'wine.workloads.wine.build_features': ('workloads/wine.html#build_features', 'wine/workloads/wine.py'),
-                                     'wine.workloads.wine.read_source': ('workloads/wine.html#read_source', 'wine/workloads/wine.py'),
-                                     'wine.workloads.wine.rules': ('workloads/wine.html#rules', 'wine/workloads/wine.py'),
-                                     'wine.workloads.wine.source_state': ('workloads/wine.html#source_state', 'wine/workloads/wine.py')}}}
+                                     'wine.workloads.wine.contracts': ('workloads/wine.html#contracts', 'wine/workloads/wine.py'),
+                                     'wine.workloads.wine.read_analyses': ('workloads/wine.html#read_analyses', 'wine/workloads/wine.py')}}}
