@@ -91,17 +91,20 @@ def _step_node(history: History, step: str) -> dict[str, Any]:
     told["code"] = hash_text(str(sorted(code.items())))[:8] if code else None
     return {"id": step, "kind": "step", **told, "runs": known["runs"]}
 
-# %% ../nbs/20_lineage.ipynb #a56fca2c
+# %% ../nbs/20_lineage.ipynb #e11f7875
+_NOTHING: dict[str, Any] = {"files": [], "location": "", "kind": "probe", "part": "all", "bytes": None, "sha256": None}
+
+
 def _loads(place: Path | None, only: str = "") -> list[dict]:
     folders = [file.parent for file in sorted([*place.glob(MANIFEST), *place.glob(f"*/{MANIFEST}")])] if place else []
     parts = [part for folder in folders for part in (read_manifest(folder) or {})["partitions"].values()]
-    return [part["load"] for part in parts if part.get("load") and only in ("", part["load"]["source"])]
+    loads = [_NOTHING | part["load"] for part in parts if part.get("load")]
+    return [load for load in loads if only in ("", load["source"])]
 
 
 def _asked(event: dict, only: str = "") -> list[dict]:
     answers = {name: said for answer in event.get("probes", {}).values() for name, said in _states(answer).items()}
-    nothing: dict[str, Any] = {"files": [], "location": "", "kind": "probe", "part": "all"}
-    return [nothing | said | {"source": name} for name, said in answers.items() if only in ("", name)]
+    return [_NOTHING | said | {"source": name} for name, said in answers.items() if only in ("", name)]
 
 
 def _states(answer: Any) -> dict[str, dict]:
@@ -153,7 +156,10 @@ def _source_node(loads: list[dict], version: str) -> dict[str, Any]:
     first, landed = loads[0], [load["landed"] for load in loads if load.get("landed")]
     told = {"name": first["source"], "source": first["kind"], "location": first["location"], "parts": len(loads)}
     told |= {"rows": sum(load.get("rows") or 0 for load in loads), "landed": max(landed, default=None)}
-    told |= {"bytes": sum(load["bytes"] for load in loads), "files": sum(len(load["files"]) for load in loads)}
+    told |= {
+        "bytes": sum(load["bytes"] or 0 for load in loads) or None,
+        "files": sum(len(load["files"]) for load in loads),
+    }
     told |= {"sha256": first["sha256"] if len(loads) == 1 else None}
     return {"id": f"source {first['source']} {version}", "kind": "source", **told}
 
@@ -298,7 +304,8 @@ def _node_text(node: dict, files: list[dict]) -> str:
         told = (
             f"{count(node['files'], 'file')}: {state_text(files)}" if files else node["location"] or "asked by a probe"
         )
-        return f"source {node['name']}  {size(node['bytes'])}, {told}"
+        held = size(node["bytes"]) if node["bytes"] else f"{number(node['rows'])} rows"
+        return f"source {node['name']}  {held}, {told}"
     told = f"{size(node['bytes'])}, sha256 {node['sha256'][:12]}" if node["kind"] == "file" else "from settings"
     return f"{node.get('file') or node['name']}  {told}{', ' if node['state'] else ''}{node['state']}"
 
@@ -368,4 +375,5 @@ def summary(
         many = f"{count(len(bad))} of {count(len(files), 'raw file')} behind"
         return f"{many[0].upper()}{many[1:]} {name} {told or f'differ: {state_text(bad)}'}"
     rest = f"; {state_text(files)}" if any(file["state"] != MATCHES for file in files) else ": each is as it was landed"
-    return f"{name} comes from {count(len(files), 'raw file')}{rest}"
+    also = f", and from {count(others, 'source')} without files" if others else ""
+    return f"{name} comes from {count(len(files), 'raw file')}{rest}{also}"

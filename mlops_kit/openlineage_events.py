@@ -84,9 +84,9 @@ def _sources(table: dict[str, Any]) -> list[dict[str, Any]]:
     loads = [part["load"] for part in parts if part.get("load")]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for load in loads:
-        own = found.setdefault(name_source(load), {"rows": 0, "bytes": 0, "schema": {}, "digests": []})
+        own = found.setdefault(name_source(load), {"rows": 0, "bytes": None, "schema": {}, "digests": []})
         own["rows"] += load.get("rows") or 0
-        own["bytes"] += load.get("bytes") or 0
+        own["bytes"] = (own["bytes"] or 0) + load["bytes"] if load.get("bytes") else own["bytes"]
         own["schema"] |= load.get("schema") or {}
         own["digests"].append(load.get("sha256") or "")
     return [told | {"space": space, "name": name} for (space, name), told in found.items()]
@@ -105,7 +105,7 @@ def _input(space: str, name: str, schema: dict[str, str], digest: str, rows: int
     from openlineage.client.facet_v2 import data_quality_metrics_input_dataset as quality
 
     told = quality.DataQualityMetricsInputDatasetFacet(columnMetrics={}, rowCount=rows, bytes=size)
-    facets = {"dataQualityMetrics": told}
+    facets: dict[str, Any] = {"dataQualityMetrics": told}
     return InputDataset(namespace=space, name=name, facets=_facets(schema, digest), inputFacets=facets)
 
 
@@ -165,6 +165,12 @@ def _feature_sources(workload: str) -> dict[str, list[str]]:
         return getattr(load_workload(workload), "feature_sources", {}) if workload else {}
     except (ImportError, KitError):  # Of a run whose workload is no longer there
         return {}
+
+
+def _catalogued(store: Store, step: dict) -> dict[str, list[str]]:
+    listed = read_json(store.record(step.get("key") or "none") / "feature_list", [])
+    entries = [entry for entry in listed if isinstance(entry, dict) and entry.get("source")]
+    return {entry["name"]: [f"{entry['source']}.{column}" for column in entry["columns"]] for entry in entries}
 
 # %% ../nbs/21_openlineage_events.ipynb #a4f06012
 def _run_facets(run: dict, step: dict | None, space: str, start: str, end: str) -> dict[str, Any]:
@@ -278,6 +284,7 @@ def _datasets(store: Store, step: dict, space: str, declared: dict[str, list[str
             source["bytes"],
         )
         inputs.append(_input(source["space"], source["name"], *told_of))
+    declared = _catalogued(store, step) | declared
     found = [_declared(t, read, space, declared) | _same_names(t, read, space) for t in made]
     outputs = [_output(space, table, _lineage(columns)) for table, columns in zip(made, found, strict=True)]
     return {"inputs": inputs, "outputs": outputs}
@@ -303,7 +310,7 @@ def run_events(
     end = _before(max([step["at"] for step in ran], default=run["started"]), 0)
     if run.get("seconds") is not None:
         end = max(end, _before(run["started"], -run["seconds"]))
-    declared, nothing = _feature_sources(run.get("workload", "")), {"inputs": [], "outputs": []}
+    declared, nothing = _feature_sources(run.get("workload", "")), dict[str, list](inputs=[], outputs=[])
     first, last = _pair(run, None, space, codes[""], (begin, end), _ENDS.get(run["status"], "ABORT"), nothing)
     events = [first]
     for step in ran:

@@ -688,6 +688,7 @@ def _conclude(run: Run, status: str) -> dict:
     done = ledger.find_run(runs, run.name)
     done["report"] = str(write_report(runs, run.name, run.store.home))
     if status != "interrupted" and {"executed", "failed"} & set(run.state.values()):
+        from mlops_kit.openlineage import emit
         from mlops_kit.tracking import track
 
         try:
@@ -695,6 +696,10 @@ def _conclude(run: Run, status: str) -> dict:
             _remember(run)
         except StoreError as problem:
             done["untracked"] = problem
+        try:
+            emit(run.ledger)
+        except StoreError as problem:
+            done.setdefault("untracked", problem)
     return done
 
 # %% ../nbs/11_runner.ipynb #dd6a6529

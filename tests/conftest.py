@@ -15,7 +15,7 @@ import pytest
 
 COMMAND = str(Path(sys.executable).parent / "mlops-kit")
 OURS = re.compile(
-    r"^(MLOPS_KIT|MLFLOW)_|^PYTHONDONTWRITEBYTECODE$"
+    r"^(MLOPS_KIT|MLFLOW|OPENLINEAGE)_|^PYTHONDONTWRITEBYTECODE$"
 )  # A test must not see the settings of whoever runs it
 
 PYPROJECT = """
@@ -248,7 +248,7 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         "The environment of a user who has none of our variables."
         plain = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-        return plain | more
+        return plain | {"OPENLINEAGE_DISABLED": "true"} | more  # Its import would cost as much as a step
 
     def call(self, *words: str, timeout: float = 120, preexec_fn=None, **environment: str) -> Done:
         "Type a command in the project."
@@ -349,6 +349,128 @@ def ran(tmp_path, finished) -> Project:
     "A project of its own whose pipeline ran once: a folder can be copied with all that is stored."
     shutil.copytree(finished.root, tmp_path / "toy", symlinks=True)
     return Project(tmp_path / "toy")
+
+
+TINY = """
+%% md
+# Tiny
+> Say what the flights of a tiny project are.
+%%
+#| default_exp workloads.tiny
+%%
+#| export
+feature_sources = {"late": ["flights.delay"], "share": ["flights.delay", "flights.flight"]}
+"""
+
+SILVER = """
+%% md
+# Silver
+> Give the flights their types.
+%%
+#| default_exp prep.silver
+%%
+#| export
+import polars as pl
+from mlops_kit.steps import Input, Output, path, read_table, write_tables
+%% parameters
+bronze: Input = "samples/bronze"  # Landed flights
+silver: Output = "scratch/silver"  # Flights by the month, and the airports
+%%
+#| export
+def typed(rows):
+    return rows.select(
+        pl.col("flight").cast(pl.Int64), pl.col("at").str.to_datetime("%Y-%m-%d"), "origin",
+        pl.col("delay").cast(pl.Float64), month=pl.col("at").str.head(7))
+%% md
+## Run
+%%
+flights = typed(read_table(path(bronze) / "flights"))
+airports = flights.select("origin").unique()
+write_tables(silver, {"flights": flights, "airports": airports}, {"flights": ["flight"], "airports": ["origin"]},
+             {"flights": "month"});
+"""
+
+GOLD = """
+%% md
+# Gold
+> Say which flights were late.
+%%
+#| default_exp prep.gold
+%%
+#| export
+import os
+import polars as pl
+from mlops_kit.project import StepError
+from mlops_kit.steps import Input, Output, Secret, log, path, read_table, write_table
+%% parameters
+silver: Input = "samples/silver"  # Typed flights
+late_after: float = 15.0  # Minutes
+salt: Secret = "TOY_SALT"  # A secret that nothing may tell
+gold: Output = "scratch/gold"  # One row a flight
+%% md
+## Run
+%%
+rows = read_table(path(silver) / "flights")
+if late_after < 0:
+    raise StepError(f"no flight is late by {late_after}: {os.environ[salt]}", salt, "Give minutes.")
+write_table(gold, rows.with_columns(late=pl.col("delay") > late_after, share=pl.col("delay") / pl.col("flight")),
+            key=["flight"], partition="month")
+log(rows=len(rows))
+"""
+
+TABLES = {"tiny": TINY, "silver": SILVER, "gold": GOLD}
+TABLE_SETTINGS = """
+[DEFAULT]
+tracking_uri =
+
+[pipeline.train]
+workload = tiny
+steps = ["ingest", "silver", "gold"]
+
+[source.tiny.flights]
+files = {RAW}/flights-{part}.csv
+"""
+
+
+class Landing(Project):
+    "A project whose tables come from raw files beside it, and which tells of its runs."
+
+    def environment(self, **more: str) -> dict[str, str]:
+        "The environment of a user who has the variables that the project names."
+        mine = {"RAW": str(self.raw), "TOY_SALT": "pl4nted-s3cret", "OPENLINEAGE_DISABLED": "false"}
+        return super().environment(**(mine | more))
+
+    @property
+    def raw(self) -> Path:
+        "Folder of the raw files."
+        return self.root / "raw"
+
+    def land(self, month: str, *rows: str) -> Path:
+        "Put a raw file there."
+        self.raw.mkdir(parents=True, exist_ok=True)
+        file = self.raw / f"flights-{month}.csv"
+        file.write_text("\n".join(["flight,at,origin,delay", *rows, ""]))
+        return file
+
+
+@pytest.fixture(scope="session")
+def landed(tmp_path_factory) -> Landing:
+    "A project that landed two months, then a corrected one and a new one; copy it by `tables`."
+    project = Landing(tmp_path_factory.mktemp("landed") / "toy").create(TABLES, TABLE_SETTINGS)
+    project.land("2013-01", "1,2013-01-05,EWR,4", "2,2013-01-09,JFK,")
+    project.land("2013-02", "3,2013-02-02,LGA,20", "4,2013-02-03,EWR,1", "5,2013-02-04,JFK,2")
+    assert project.run().rc == 0
+    project.land("2013-02", "3,2013-02-02,LGA,9", "4,2013-02-03,EWR,1", "6,2013-02-04,JFK,2")
+    project.land("2013-03", "7,2013-03-01,EWR,30")
+    assert project.run().rc == 0
+    return project
+
+
+@pytest.fixture
+def tables(tmp_path, landed) -> Landing:
+    "A project of its own whose tables have two versions."
+    shutil.copytree(landed.root, tmp_path / "toy", symlinks=True)
+    return Landing(tmp_path / "toy")
 
 
 @pytest.fixture(scope="session")
