@@ -172,7 +172,8 @@ class Intact:
     "What a project's readers see, to compare with what they see later."
 
     def __init__(self, project: Project):
-        self.project, self.seen = project, self.look()
+        self.project = project
+        self.seen = self.look()
 
     def look(self) -> tuple:
         tables = {n: read_table(self.project.data(n).resolve()) for n in ("silver/flights", "silver/planes", "gold")}
@@ -212,7 +213,7 @@ def test_a_month_that_comes_late_is_made_alone(early, whole):
 
 
 def test_until_gives_the_state_at_the_end_of_a_month(early, whole):
-    project, done = early
+    project, _ = early
     dated = {"bronze/flights", "bronze/weather", "silver/flights", "silver/weather", "gold"}
     assert {name: [*found] for name, found in layers(project).items()} == {
         name: MONTHS[:3] if name in dated else ["all"] for name in layers(project)
@@ -242,3 +243,242 @@ def test_a_corrected_month_replaces_its_own_rows_and_can_be_undone(project):
     month_file(project, "2013-07").write_bytes(original)
     assert project.run().rc == 0
     assert layers(project) == before and lake_rows(project).equals(rows)
+
+
+# Damaged: every case names source, file or column and a remedy, and the last good tables stay
+
+
+def set_cells(text: str, first: int, rows: int, column: str, value: str | Callable[[str], str]) -> str:
+    for line in range(first, first + rows):
+        text = change_cell(text, line, column, value)
+    return text
+
+
+def other_date(stamp: str) -> str:
+    "2013-09-11T12:00:00Z as 11/09/2013 12:00."
+    return f"{stamp[8:10]}/{stamp[5:7]}/{stamp[:4]} {stamp[11:16]}"
+
+
+def spoil(rows: int) -> Callable[[str], str]:
+    "Break so many rows in each of five ways."
+
+    def change(text: str) -> str:
+        text = set_cells(text, 10, rows, "distance", "far")
+        text = set_cells(text, 40, rows, "distance", '"1,183"')
+        text = set_cells(text, 70, rows, "time_hour", other_date)
+        lines = text.splitlines()
+        equal = lines[100 : 100 + rows]
+        alike = [
+            change_cell(f"{lines[0]}\n{line}\n", 1, "air_time", "99").splitlines()[1] for line in lines[130:][:rows]
+        ]
+        return "\n".join([*lines, *equal, *alike]) + "\n"
+
+    return change
+
+
+def test_a_damaged_file_is_named_and_the_last_tables_stay(project):
+    seen, file = Intact(project), month_file(project, "2013-09")
+    original, name = file.read_bytes(), "source `flights`, data/flights-2013-09.csv.gz"
+    cases: list[tuple[Callable[[], object], int, str, str, str]] = [
+        (lambda: file.write_bytes(original[: len(original) // 2]), 1, "cannot be unpacked as gzip", name, "sent again"),
+        (lambda: file.write_bytes(b""), 1, "the file is empty: not even a header", name, "sent again"),
+        (lambda: rewrite(project, "2013-09", lambda text: text.replace(",", ";")), 1, "one column", name, "separator = ;"),
+        (lambda: rewrite(project, "2013-09", lambda text: text[: text.index("\n") + 1]), 3, "loads without a row is 1", "flights 2013-09", "Ask the source"),
+    ]  # fmt: skip
+    for damage, rc, *words in cases:
+        file.write_bytes(original)
+        damage()
+        done = project.run()
+        assert done.rc == rc and done.states["ingest"] == "failed", done.err
+        for said, word in zip(done.fault(), words, strict=True):
+            assert word in said, (word, done.err)
+        seen.check()
+    file.write_bytes(original)
+    assert set(project.run().states.values()) == {"cached"}
+
+
+def test_a_renamed_column_is_named_before_it_becomes_silver(project):
+    seen = Intact(project)
+    rewrite(project, "2013-09", lambda text: text.replace("arr_delay", "arrival_delay", 1))
+    done = project.run()
+    what, _, remedy = done.fault()
+    assert (done.rc, done.states["clean"]) == (1, "failed")
+    assert "`flights`" in what and "`arr_delay`" in what and "`arrival_delay`" in remedy
+    seen.check()
+
+
+def test_a_few_broken_rows_lie_in_quarantine_with_their_reasons(project):
+    rewrite(project, "2013-08", spoil(1))
+    done = project.run()
+    assert done.rc == 0, done.err
+    aside = read_table(project.data("quarantine/flights").resolve())
+    found = sorted(aside.select(NOTES).rows())
+    twice = "one row for each time_hour, carrier, flight"
+    assert found[:4] == [
+        ("distance can be read", "distance=1,183", "2013-08"),
+        ("distance can be read", "distance=far", "2013-08"),
+        (twice, found[1 + 1][1], "2013-08"),
+        (twice, found[1 + 2][1], "2013-08"),
+    ]
+    assert sorted(map(str, aside["distance"]))[-1] == "far"
+
+
+def test_too_many_broken_rows_stop_the_run_and_the_last_tables_stay(project):
+    seen = Intact(project)
+    rewrite(project, "2013-09", spoil(10))
+    done = project.run()
+    what, where, remedy = done.fault()
+    assert (done.rc, done.states["clean"]) == (3, "failed")
+    assert what.startswith("share of rows set aside in the worst table is 0.0")
+    assert where.startswith("dataops.clean: flights (") and "quarantine" in remedy
+    seen.check()
+
+
+# Killed
+
+
+def kill_at(project: Project, moments: list[float]) -> int:
+    "Kill a run that begins anew at each of these seconds; count the killed ones."
+    killed = 0
+    for moment in moments:
+        running = project.start()
+        time.sleep(moment)
+        running.send_signal(signal.SIGKILL)
+        running.communicate(timeout=60)
+        killed += running.returncode == -signal.SIGKILL
+        project.await_silence()
+        assert project.call("cache", "verify").rc == 0
+    return killed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_run_is_continued_and_ends_with_the_same_tables(tmp_path, sources, whole):
+    project, dice = copy_of(sources, tmp_path / "toy"), random.Random(7)
+    keys = project.root / "runs/keys"
+    shutil.copytree(whole[0].root / "runs/keys", keys)  # One key, so that pseudonyms are the same
+    assert kill_at(project, [dice.uniform(0.5, 3), dice.uniform(2, 5), dice.uniform(3, 6)]) == 3
+    done = project.run()
+    assert done.rc == 0, done.err
+    assert layers(project) == layers(whole[0]) and not project.leftovers()
+    assert lake_rows(project).equals(lake_rows(whole[0]))
+    assert set(project.run().states.values()) == {"cached"}
+
+
+# Gold by the month
+
+
+def by_month(silver: dict[str, pl.DataFrame], months: list[str]) -> dict[str, dict[str, pl.DataFrame]]:
+    "Divide silver into parts as its sources do: flights and weather by local month."
+    local = (
+        pl.col("time_hour").dt.replace_time_zone("UTC").dt.convert_time_zone("America/New_York").dt.to_string("%Y-%m")
+    )
+    dated = {name: {month: silver[name].filter(local == month) for month in months} for name in ("flights", "weather")}
+    return {name: dated.get(name, {"all": rows}) for name, rows in silver.items()}
+
+
+def demand_equal_gold(silver: dict[str, pl.DataFrame], months: list[str]) -> None:
+    "Build gold month by month, and at once, and compare all bits."
+    parts = by_month(silver, months)
+    together = {name: pl.concat(found.values()) for name, found in parts.items()}
+    at_once = flights.build_features(together).with_columns(month=pl.col("departure").dt.to_string("%Y-%m"))
+    made_of = parts_of_gold({name: dict.fromkeys(found, "") for name, found in parts.items()}, "flights", flights.reach)
+    assert [*made_of] == months
+    for month, of in made_of.items():
+        rows = flights.build_features({name: pl.concat(parts[name][n] for n in names) for name, names in of.items()})
+        own = rows.filter(pl.col("departure").dt.to_string("%Y-%m") == month).sort(flights.key)
+        expected = at_once.filter(pl.col("month") == month).drop("month").sort(flights.key)
+        moved = [name for name in own.columns if not own[name].equals(expected[name])]
+        assert len(own) > 20_000 and not moved, (month, moved)
+
+
+def test_gold_by_the_month_is_gold_as_a_whole(silver_year):
+    demand_equal_gold(silver_year, MONTHS)
+
+
+@pytest.mark.slow
+def test_gold_of_the_year_by_the_month_is_gold_as_a_whole(silver_year):
+    demand_equal_gold(silver_year, [f"2013-{month:02}" for month in range(1, 13)])
+
+
+def test_a_flight_that_came_a_day_late_counts_in_the_month_after_the_next(silver_year):
+    rows = silver_year["flights"].with_row_index("place")
+    to_bqn = rows.filter(month=6, day=30, hour=23, minute=59, dest="BQN")["place"]
+    late = pl.int_range(pl.len()).is_in(to_bqn.implode())
+    minutes = {"dep_delay": 1420, "arr_delay": 1430}  # Known on 2 July, and within 30 days of a flight of 1 August
+    held = [pl.when(late).then(pl.lit(value)).otherwise(pl.col(name)).alias(name) for name, value in minutes.items()]
+    assert len(to_bqn)
+    demand_equal_gold(silver_year | {"flights": rows.drop("place").with_columns(held)}, MONTHS)
+
+
+# Private
+
+
+def traces(folder: Path, words: set[str], spared: Path) -> set[tuple[str, str]]:
+    "Name the files below a folder that hold one of the words, in their bytes or in the values of their table."
+    found = set()
+    for file in (file for file in folder.rglob("*") if file.is_file() and file != spared):
+        text = file.read_bytes().decode("latin1")
+        if file.suffix == ".parquet":
+            columns = pl.read_parquet(file, glob=False).select(pl.col(pl.String)).get_columns()
+            text += "\n".join(value for column in columns for value in column.drop_nulls().unique())
+        found |= {(file.name, word) for word in words if word in text}
+    return found
+
+
+def test_no_tail_number_and_no_key_lies_in_anything_that_ran(whole, tables):
+    project, _ = whole
+    secret = project.root / "runs/keys/MLOPS_SALT"
+    tails = {tail for name in ("flights", "planes") for tail in tables[name]["tailnum"].drop_nulls()}
+    words = {tail for tail in tails if len(tail) >= 5} | {secret.read_text().strip()}
+    assert len(words) > 400
+    assert traces(project.root / "runs", words, secret) | traces(project.root / "lake", words, secret) == set()
+    assert traces(project.root / "data", words, secret), "the search finds what is there"
+    found = read_table(project.data("silver/flights").resolve())["tailnum"].drop_nulls()
+    assert found.str.starts_with("p1_").all() and len(found) > 1000
+    joined = read_table(project.data("gold").resolve())["seats"]
+    assert joined.is_not_null().mean() > 0.5, "pseudonyms still join"
+
+
+def test_production_without_its_key_does_not_start(project):
+    before = {file: file.stat().st_mtime_ns for file in project.home.rglob("*") if file.is_file()}
+    done = project.run("--env", "prod", MLOPS_SALT="")
+    what, _, remedy = done.fault()
+    assert done.rc == 2 and "MLOPS_SALT" in what + remedy, done.err
+    assert not list(project.root.glob("runs/prod/data/*"))
+    assert before == {file: file.stat().st_mtime_ns for file in project.home.rglob("*") if file.is_file()}
+
+
+def test_a_column_of_e_mail_addresses_that_nobody_marked_is_refused_without_its_values(project):
+    seen, mail = Intact(project), "ada.lovelace@example.org"
+    airlines = project.root / "data/airlines.csv"
+    head, *rows = airlines.read_text().splitlines()
+    airlines.write_text("\n".join([f"{head},contact", *(f"{row},{mail}" for row in rows)]) + "\n")
+    done = project.run()
+    what, where, _ = done.fault()
+    assert done.rc == 1 and "column `contact` of table `airlines` looks personal" in what
+    assert "environment dev, table airlines" in where
+    assert not traces(project.root / "runs", {mail}, Path()) and mail not in done.out + done.err
+    seen.check()
+
+
+# By HTTP
+
+
+def test_a_service_may_move_and_may_fail(project):
+    project.settings(PLANES_BY_HTTP)
+    folder = project.root / "data"
+    with serve_sources(folder) as addresses:
+        first = addresses["FLEET_API"]
+        done = project.run(FLEET_API=first)
+        assert done.rc == 0, done.err
+        seen = Intact(project)
+    with serve_sources(folder) as addresses:
+        assert addresses["FLEET_API"] != first
+        done = project.run(FLEET_API=addresses["FLEET_API"])
+        assert set(done.states.values()) == {"cached"}, done.err
+    done = project.run(FLEET_API=first)
+    what, where, remedy = done.fault()
+    assert done.rc == 1 and "source `planes`" in what + where and remedy, done.err
+    assert first not in done.out + done.err
+    seen.check()
