@@ -7,7 +7,6 @@ times and in turn, and is run again. Every run is a process of its own, the comm
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from ratio import middle, say
 
 from mlops_kit.workloads.flights_sources import read_source
 
@@ -108,19 +108,18 @@ def compare(large_years: int = 30) -> dict[str, Any]:
     return {"rows": rows, "first": first, "costs": costs}
 
 
-def main(large_years: int) -> None:
+def report(large_years: int = 30) -> None:
+    """Hold a month more of the large table against one of the small."""
     found = compare(large_years)
-    middle = {
-        name: {what: statistics.median(cost[what] for cost in costs) for what in costs[0]}
-        for name, costs in found["costs"].items()
-    }
-    for name, cost in middle.items():
-        text = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in cost.items())
-        print(f"{name}: {found['rows'][name]:,} rows, first run {found['first'][name]['wall']:.1f} s; a month: {text}")
+    steps = ("wall", "cpu", "ingest", "clean")
+    cost = {name: {what: middle(runs, what) for what in steps} for name, runs in found["costs"].items()}
     for what in ("wall", "cpu"):
-        ratio = middle["large"][what] / middle["small"][what]
-        print(f"{'ok  ' if ratio <= TIME else 'SLOW'} a month more, {what}: {ratio:.2f} (bound {TIME})")
+        details = "; ".join(
+            f"{found['rows'][name]:,} rows: {took[what]:.1f} s, ingest {took['ingest']:.1f}, clean {took['clean']:.1f}"
+            for name, took in cost.items()
+        )
+        say(f"a month more, large table / small: {what}", cost["large"][what] / cost["small"][what], TIME, details)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 30)
+    report(int(sys.argv[1]) if sys.argv[1:] else 30)
