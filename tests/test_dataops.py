@@ -36,6 +36,7 @@ steps = ["ingest", "clean", "quality", "features", "publish"]
 
 [source.flights.flights]
 production = true
+personal = ["tailnum"]
 files = data/flights-{part}.csv.gz
 null_values = ["NA"]
 time = time_hour
@@ -49,6 +50,7 @@ watermark = updated
 
 [source.flights.planes]
 production = true
+personal = ["tailnum"]
 files = data/planes.csv
 
 [source.flights.airlines]

@@ -339,12 +339,12 @@ def test_a_file_that_may_not_grow_leaves_the_last_version(tmp_path, at):
 
 @pytest.fixture
 def tiny(tmp_path):
-    "A disk of 400 KiB."
+    "A disk of 2 MiB."
     place = tmp_path / "tiny"
     place.mkdir()
     if (
         os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", place], check=False).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=False).returncode
     ):
         pytest.skip("only root can make a small disk; the test above limits the size of a file instead")
     yield place
@@ -355,7 +355,7 @@ def test_a_full_disk_leaves_the_last_version(tmp_path, tiny):
     at = lake_table(str(tiny / "lake"), "flights/gold")
     publish_table(GOLD, at)
     gold, place, full = read_table(GOLD), store(tmp_path / "gold", corrected("2013-09")), 0
-    for left in (0, 4096, 16384, 20480, 24576):  # The data do not fit, or the log, or nothing fails
+    for left in (0, 4096, 16384, 32768, 65536):  # The data do not fit, or the log, or nothing fails
         room = os.statvfs(tiny).f_bavail * os.statvfs(tiny).f_frsize
         (tiny / "ballast").write_bytes(bytes(room - left))
         try:

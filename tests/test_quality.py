@@ -13,7 +13,7 @@ from mlops_kit.dataops.profiles import PROFILE_KEY, profile_load, profile_parts
 from mlops_kit.dataops.quality import judge_quality, quality_page, verdict
 from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, StepError
-from mlops_kit.steps import read_table, write_table
+from mlops_kit.steps import RECORDS_VARIABLE, read_table, write_table
 
 REPOSITORY = Path(__file__).parent.parent
 RATE = 1 / 30  # Stated share of loads that may be flagged although nothing is wrong
@@ -240,14 +240,15 @@ def broken_sample():
     return pl.concat([kept, twice])
 
 
-def test_the_step_stops_at_a_broken_load_and_leaves_the_evidence(step, tmp_path):
+def test_the_step_stops_at_a_broken_load_and_leaves_the_evidence(step, tmp_path, monkeypatch):
+    monkeypatch.setenv(RECORDS_VARIABLE, str(tmp_path / "records.jsonl"))
     with pytest.raises(GateFailed, match=r"good rows in the newest load of the worst table is 0\.5"):
         step(broken_sample())
     with pytest.raises(GateFailed, match="unlike its past is 1"):
         step(broken_sample(), good_at_least=0.4)
     loads = read_table(tmp_path / "out/loads")
     assert loads.filter("flagged").select("table", "part").rows() == [("flights", "2013-11")]
-    assert "flights 2013-11" in (tmp_path / "out/quality.html").read_text()
+    assert "flights 2013-11" in (tmp_path / "data_quality.html").read_text()
 
 
 def test_the_step_passes_what_its_bars_allow(step):
