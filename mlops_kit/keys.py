@@ -22,7 +22,7 @@ from .graph import Graph
 from .notebooks import Step
 from .probes import ask
 from .project import GraphError, hash_file, own_package, path
-from .steps import find_workload
+from .steps import find_contracts, find_workload
 from .store import SCHEMA, Store, describe, find_fault, hash_text, newest
 
 # %% ../nbs/09_keys.ipynb #227dce79
@@ -75,6 +75,7 @@ def step_code(
     resolved = dict.fromkeys(LEFT_OUT, "")
     if graph.pipeline.workload and "workload" in step.params:
         resolved["load_workload"] = find_workload(graph.pipeline.workload)
+        resolved["load_contracts_of"] = find_contracts(graph.pipeline.workload)
     return read_code(cells, our_packages(root), step.name, resolved)
 
 # %% ../nbs/09_keys.ipynb #4fa11a52

@@ -107,9 +107,11 @@ def _write_parts(place: Path, tables: dict[str, pl.DataFrame]) -> Path:
 
 def _hidden(about: ModuleType, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     "A sample is committed for everybody to read, so it holds no personal value."
+    from mlops_kit.dataops.clean import personal_columns
     from mlops_kit.dataops.privacy import pseudonymise, read_key
 
-    personal = {table: columns for table, columns in about.personal.items() if table in tables}
+    marked = {table: personal_columns(contract) for table, contract in about.contracts().items() if table in tables}
+    personal = {table: columns for table, columns in marked.items() if columns}
     key = read_key("MLOPS_SALT", "dev") if personal else ""
     return {
         name: pseudonymise(rows, personal.get(name, []), key) if name in personal else rows

@@ -6,7 +6,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/steps.html.md"""
 
 # %% auto #0
 __all__ = ['Input', 'Output', 'Secret', 'Probe', 'Effect', 'RECORDS_VARIABLE', 'SECRETS_VARIABLE', 'MAX_ROWS', 'TASK_VARIABLE',
-           'write_record', 'log', 'gate', 'find_workload', 'load_workload', 'read_task', 'probe']
+           'write_record', 'log', 'gate', 'find_workload', 'load_workload', 'find_contracts', 'load_contracts_of',
+           'read_task', 'probe']
 
 # %% ../nbs/01_steps.ipynb #775f147f
 import importlib
@@ -39,6 +40,7 @@ __all__ = [
     "Probe",
     "Secret",
     "gate",
+    "load_contracts_of",
     "load_workload",
     "log",
     "path",
@@ -216,6 +218,22 @@ def load_workload(
 ) -> ModuleType:  # Its module: sources, contracts, features, label
     "Import the module of a workload."
     return importlib.import_module(find_workload(name))
+
+# %% ../nbs/01_steps.ipynb #a83ff600
+def find_contracts(
+    name: str,  # Name of the workload, as in settings
+) -> str:  # Dotted name of the module
+    "Find the module with the contracts of a workload: its own beside it, or the workload's."
+    module = find_workload(name)
+    beside = f"{module}_contracts"
+    return beside if importlib.util.find_spec(beside) else module
+
+
+def load_contracts_of(
+    name: str,  # Name of the workload, as in settings
+) -> ModuleType:  # With `contracts()` and `repairs`
+    "Import the module with the contracts of a workload."
+    return importlib.import_module(find_contracts(name))
 
 # %% ../nbs/01_steps.ipynb #4823a8d0
 TASK_VARIABLE = "MLOPS_KIT_TASK"  # File with what the runner says to a step: answers of probes, parts of its key

@@ -135,24 +135,26 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def _place(task: dict, notebook: Any, index: int, traceback: str) -> str:
+def _place(task: dict, notebook: Any, index: int, traceback: str, thing: str = "") -> str:
     number = notebook.cells[index].metadata.get("mlops_kit", {}).get("cell")
     lines = re.findall(r"Cell In\[\d+\], line (\d+)", traceback)
     where = f"{task['notebook']}, cell {number}" if number else f"{task['notebook']}, parameters"
-    return f"{where}, line {lines[-1]}" if lines else where
+    where += f", line {lines[-1]}" if lines else ""
+    return f"{thing} ({where})" if thing else where
 
 
 def explain_error(
     name: str,  # Class of the error
     text: str,  # Its message; one of the kit has up to three lines: what, where, remedy
-) -> dict:  # type, message, remedy
+) -> dict:  # type, message, remedy; and where, if the error names a thing such as a file
     "Take an error apart into what happened and what to do."
     lines = text.splitlines() or [""]
     remedy = next((line[5:] for line in lines if line.startswith("  -> ")), "")
     if "No space left on device" in text:
         name, remedy = "StoreError", "Free space, then run again: what is stored is kept."
+    where = next((line[5:] for line in lines if line.startswith("  at ")), "")
     kept = [line for line in lines if not line.startswith(("  -> ", "  at "))]
-    return {"type": name, "message": "\n".join(kept), "remedy": remedy}
+    return {"type": name, "message": "\n".join(kept), "remedy": remedy} | ({"where": where} if where else {})
 
 # %% ../nbs/10_worker.ipynb #77cac548
 def _find_error(task: dict, notebook: Any) -> dict | None:
@@ -166,7 +168,8 @@ def _find_error(task: dict, notebook: Any) -> dict | None:
                         "message": f"the step called sys.exit({output.evalue or 0})",
                         "remedy": "A step ends with its last cell: remove the call.",
                     }
-                return {**said, "where": _place(task, notebook, index, traceback), "traceback": traceback}
+                where = _place(task, notebook, index, traceback, said.get("where", ""))
+                return {**said, "where": where, "traceback": traceback}
     return None
 
 

@@ -10,7 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import bench_contracts
+import bench_partitions
+import bench_windows
 import nbformat.v4 as v4
+from ratio import say
 
 from mlops_kit.store import Memo
 
@@ -24,11 +28,6 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def say(what: str, ratio: float, bound: float, details: str) -> None:
-    mark = "ok  " if ratio <= bound else "SLOW"
-    print(f"{mark} {what:<58} {ratio:8.3f}  (bound {bound:g}; {details})", flush=True)
 
 
 class Worker:
@@ -121,6 +120,9 @@ def main() -> None:
         bench_worker(Path(folder))
         bench_hash(Path(folder))
     bench_unchanged()
+    bench_partitions.report()
+    bench_contracts.report()
+    bench_windows.report()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ number: the time of one online row.
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+from ratio import in_turn, middle, say
 
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.windows import Aggregation, FeatureView, historical_features
@@ -96,6 +96,7 @@ VARIANTS = {
     "views, in one block": lambda rows, events: by_views(rows, events, timedelta(days=36_500)),
     "views, blocks of a year": lambda rows, events: by_views(rows, events, None),
 }
+*HANDS, _, OURS = VARIANTS  # What is compared; the views in one block are shown beside
 
 
 def measure(file: Path, variant: str) -> None:
@@ -147,23 +148,26 @@ def clock(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main(copies: int) -> None:
+def compare(copies: int = 30, rounds: int = 3, variants: tuple[str, ...] = tuple(VARIANTS)) -> dict[str, list[dict]]:
+    """Run variants in turn: {variant: what each of its runs cost}. All count the same."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "flights.parquet"
         prepare(file, copies)
-        found = {}
-        for variant in VARIANTS:
-            command = [sys.executable, __file__, "--one", str(file), variant]
-            done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            one = found[variant] = json.loads(done)
-            cost = f"{one['wall']:6.1f} s wall {one['cpu']:6.1f} s CPU {one['gb']:5.2f} GB"
-            print(f"{variant:<42} {one['rows']:>10,} rows {cost}", flush=True)
-    assert len({(one["rows"], one["counts"]) for one in found.values()}) == 1, "the variants do not count the same"
-    hands = [one for variant, one in found.items() if "by hand" in variant]
-    ours = found["views, blocks of a year"]
-    for what, bound in (("cpu", TIME), ("wall", TIME), ("gb", MEMORY)):
-        best = ours[what] / min(hand[what] for hand in hands)
-        print(f"{'ok  ' if best <= bound else 'SLOW'} {what:<5} {best:5.2f} x the better one by hand (bound {bound:g})")
+        found = in_turn({name: [__file__, "--one", str(file), name] for name in variants}, rounds)
+    counted = {(run["rows"], run["counts"]) for runs in found.values() for run in runs}
+    assert len(counted) == 1, "the variants do not count the same"
+    return found
+
+
+def report(copies: int = 30, rounds: int = 3, variants: tuple[str, ...] = (*HANDS, OURS)) -> None:
+    """Hold the views against the better version by hand; wall time, the processor's, and memory each."""
+    found = compare(copies, rounds, variants)
+    cost = {name: {what: middle(runs, what) for what in ("wall", "cpu", "gb")} for name, runs in found.items()}
+    rows = f"{found[OURS][0]['rows']:,} rows"
+    for what, unit, bound in (("wall", "s", TIME), ("cpu", "s", TIME), ("gb", "GB", MEMORY)):
+        best = min(HANDS, key=lambda name: cost[name][what])
+        details = ", ".join(f"{cost[name][what]:.1f} {unit} {name}" for name in cost)
+        say(f"windows / {best}: {what}", cost[OURS][what] / cost[best][what], bound, f"{rows}; {details}")
 
 
 if __name__ == "__main__":
@@ -172,4 +176,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["online"]:
         online()
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else 30)
+        report(int(sys.argv[1]) if sys.argv[1:] else 30, variants=tuple(VARIANTS))

@@ -25,7 +25,7 @@ from .profiles import PROFILE_KEY, profile_load
 from .quarantine import clean
 from ..partitions import map_partitions
 from ..project import StepError, nearest, path, read_json, write_file
-from ..steps import Input, Output, gate, load_workload, log, read_table, scan_table, write_table
+from ..steps import Input, Output, gate, load_contracts_of, log, read_table, scan_table, write_table
 from ..tables import MANIFEST, join_partitions, read_manifest
 
 # %% ../../nbs/dataops/clean.ipynb #e61417a0
@@ -83,12 +83,11 @@ def clean_table(
     bronze: str | Path,  # Folder of landed tables
     table: str,  # One of them
     contract: Any,  # Schema of pandera
-    personal: list[str],  # Columns that landed as pseudonyms
     repairs: Any = None,  # What people repair, as `clean` takes it
 ) -> dict[str, Path]:  # {part: folder with `good`, `broken`, `profile` and `facts.json`}
     "Clean the parts of a table that were not cleaned before."
-    _refuse_marks(table, contract, personal)
     landed = landed_parts(bronze, table)
+    _refuse_marks(table, contract, landed)
 
     def build(part: str, folder: Path) -> None:
         rows = read_table(path(bronze) / table, [landed[part]["folder"]])
@@ -98,11 +97,12 @@ def clean_table(
     return map_partitions(f"silver of {table}", digests, build, apart=["max_broken"])
 
 
-def _refuse_marks(table: str, contract: Any, personal: list[str]) -> None:
-    for column in sorted({*personal} ^ {*personal_columns(contract)}):
+def _refuse_marks(table: str, contract: Any, landed: dict[str, dict[str, Any]]) -> None:
+    marks = [{*part["personal"]} ^ {*personal_columns(contract)} for part in landed.values() if "personal" in part]
+    for column in sorted(set().union(*marks)):
         raise StepError(
             f"column `{column}` of table `{table}` is marked personal in one place and not in the other",
-            f"`personal` of the workload, and the contract of `{table}`",
+            f"`personal` in [source.*.{table}] of settings.ini, and the contract of `{table}`",
             "Mark it in both: landing hides it, the contract keeps it out of reports.",
         )
 

@@ -21,7 +21,7 @@ from .privacy import protect, read_key
 from .sources import land_part
 from ..partitions import map_partitions
 from ..project import PRODUCTION, path, read_json, write_file
-from ..steps import Output, Probe, Secret, gate, load_workload, log, probe, write_table
+from ..steps import Output, Probe, Secret, gate, log, probe, write_table
 from ..tables import join_partitions, read_manifest
 
 # %% ../../nbs/dataops/ingest.ipynb #337ea308
@@ -30,7 +30,6 @@ def land(
     source: dict[str, Any],  # How it is read
     marks: dict[str, Any],  # {part: what identifies its content}
     hide: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows,  # Takes away what may not land here
-    personal: list[str] | None = None,  # Columns that `hide` is about: part of the key
 ) -> dict[str, Path]:  # {part: folder with `rows` and `load.json`}
     "Read the parts of a source that were not landed before."
 
@@ -39,24 +38,22 @@ def land(
         landed = land_part(table, source, part, marks[part])
         write_table(folder / "rows", hide(landed.rows))
         load = landed.load | {"landed": datetime.now(UTC).isoformat(timespec="seconds")}
-        load |= {"seconds": round(time.monotonic() - started, 3)}
+        load |= {"seconds": round(time.monotonic() - started, 3), "personal": source.get("personal", [])}
         write_file(folder / "load.json", json.dumps(load, default=str))
 
-    inputs = {part: [source, mark, personal] for part, mark in marks.items()}
+    inputs = {part: [source, mark] for part, mark in marks.items()}
     return map_partitions(f"bronze of {table}", inputs, build, apart=["sources", "until"])
 
 # %% ../../nbs/dataops/ingest.ipynb #96239426
 def hiding(
     table: str,  # Name of the table
     source: dict[str, Any],  # How it is read
-    personal: dict[str, list[str]],  # {table: its personal columns}
-    not_personal: dict[str, list[str]],  # {table: columns that look personal and are not}
     key: str | None,  # Key of the pseudonyms
     environment: str,  # Where this runs
     salt_version: int,  # Version of the key
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
     "Make what takes personal values out of the rows of a table."
-    marked, innocent = {table: personal.get(table, [])}, {table: not_personal.get(table, [])}
+    marked, innocent = ({table: source.get(name, [])} for name in ("personal", "not_personal"))
     if not source.get("production") or environment == PRODUCTION:
         return lambda rows: rows
 
@@ -71,13 +68,11 @@ def land_all(
     bronze: str | Path,  # Folder of the tables
     sources: dict[str, dict[str, Any]],  # {table: how it is read}
     state: dict[str, dict[str, Any]],  # {table: {part: what identifies its content}}
-    personal: dict[str, list[str]],  # {table: its personal columns}
-    *rules: Any,  # Columns that are not personal, key of the pseudonyms, environment, version of the key
+    *rules: Any,  # Key of the pseudonyms, environment, version of the key
 ) -> None:
     "Land every source as a table."
     for table, source in sources.items():
-        hide = hiding(table, source, personal, *rules)
-        parts = land(table, source, state[table], hide, personal.get(table, []))
+        parts = land(table, source, state[table], hiding(table, source, *rules))
         said = {part: {"load": read_json(folder / "load.json")} for part, folder in parts.items()}
         rows = {part: folder / "rows" for part, folder in parts.items()}
         join_partitions(path(bronze) / table, rows, said=said, alike=False)

@@ -49,6 +49,8 @@ class Source(BaseModel, extra="forbid", frozen=True):
     backoff: float = Field(0.5, ge=0)  # Seconds before the second try; they double
     secret: str = ""  # Name of the environment variable that holds the bearer token
     production: bool = False  # Whether its rows are production's: below it, personal columns become pseudonyms
+    personal: tuple[str, ...] = ()  # Columns whose values say something about a person
+    not_personal: tuple[str, ...] = ()  # Columns that look personal and are not
 
     @field_validator("encoding")
     @classmethod
@@ -69,7 +71,7 @@ KEYS = {  # {kind: keys that it reads, beside those of every kind}
     "http": _TEXT | {"parts", "rows", "next", "timeout", "retries", "backoff", "secret"},
     "call": {"parts", "secret"},
 }
-_COMMON = {"columns", "time", "watermark", "production"}
+_COMMON = {"columns", "time", "watermark", "production", "personal", "not_personal"}
 _VARIABLE = re.compile(r"\{([A-Z][A-Z0-9_]*)\}")
 _PASSWORD = re.compile(r"://[^/@\s]*:(?!\{[A-Z][A-Z0-9_]*\}@)[^/@\s]+@")
 
