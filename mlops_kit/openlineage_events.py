@@ -174,27 +174,26 @@ def _catalogued(store: Store, step: dict) -> dict[str, list[str]]:
 
 # %% ../nbs/21_openlineage_events.ipynb #a4f06012
 def _run_facets(run: dict, step: dict | None, space: str, start: str, end: str) -> dict[str, Any]:
-    from openlineage.client.facet_v2 import (
-        error_message_run,
-        execution_parameters_run,
-        nominal_time_run,
-        parent_run,
-        processing_engine_run,
-    )
+    from openlineage.client import facet_v2 as facets
 
-    engine = processing_engine_run.ProcessingEngineRunFacet(
+    engine = facets.processing_engine_run.ProcessingEngineRunFacet(
         version=run.get("kit") or version("mlops-kit"), name="mlops_kit"
     )
     told: dict[str, Any] = {"processing_engine": engine}
-    told["nominalTime"] = nominal_time_run.NominalTimeRunFacet(nominalStartTime=start, nominalEndTime=end)
+    told["nominalTime"] = facets.nominal_time_run.NominalTimeRunFacet(nominalStartTime=start, nominalEndTime=end)
     if step:
-        own = parent_run.Run(runId=run_id(space, run["run"])), parent_run.Job(namespace=space, name=run["pipeline"])
-        told["parent"] = parent_run.ParentRunFacet(run=own[0], job=own[1])
+        own = (
+            facets.parent_run.Run(runId=run_id(space, run["run"])),
+            facets.parent_run.Job(namespace=space, name=run["pipeline"]),
+        )
+        told["parent"] = facets.parent_run.ParentRunFacet(run=own[0], job=own[1])
         values = {name: without_password(str(said["value"])) for name, said in step.get("parameters", {}).items()}
-        pairs = [execution_parameters_run.ExecutionParameter(key=name, value=text) for name, text in values.items()]
-        told["executionParameters"] = execution_parameters_run.ExecutionParametersRunFacet(parameters=pairs)
+        pairs = [
+            facets.execution_parameters_run.ExecutionParameter(key=name, value=text) for name, text in values.items()
+        ]
+        told["executionParameters"] = facets.execution_parameters_run.ExecutionParametersRunFacet(parameters=pairs)
     if step and step.get("error"):
-        told["errorMessage"] = error_message_run.ErrorMessageRunFacet(
+        told["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(
             without_password(step["error"]["message"]), "python"
         )
     return told
@@ -263,31 +262,33 @@ def _pair(
         RunEvent(eventTime=times[1], run=Run(own, facets), eventType=RunState[end], **shared, **datasets),
     ]
 
-# %% ../nbs/21_openlineage_events.ipynb #67a2bc3f
-def _datasets(store: Store, step: dict, space: str, declared: dict[str, list[str]]) -> dict[str, list]:
-    read: list[dict[str, Any]] = []
-    inputs: list[Any] = []
+# %% ../nbs/21_openlineage_events.ipynb #35a7ff95
+def _read(store: Store, step: dict) -> list[dict[str, Any]]:
+    tables: list[dict[str, Any]] = []
     for name, told in step["inputs"].items():
-        manifest = store.manifest(told["key"]) if told.get("key") else None
-        outputs = (manifest or {}).get("outputs", {})
+        place = store.record(told.get("key") or "none")
+        outputs = read_json(place / "manifest.json", {}).get("outputs", {})
         own = next((output for output, said in outputs.items() if said["digest"] == told["digest"]), name)
-        tables = _tables(store, own, told.get("key"), outputs.get(own, told))
-        read += tables
-        inputs += [_as_input(space, table) for table in tables]
-    made = [table for name, told in step["outputs"].items() for table in _tables(store, name, step.get("key"), told)]
-    for source in {(s["space"], s["name"]): s for table in made for s in _sources(table)}.values():
-        digest = "".join(source["digests"])
-        told_of = (
-            source["schema"],
-            digest if len(source["digests"]) == 1 else run_id(digest),
-            source["rows"],
-            source["bytes"],
-        )
-        inputs.append(_input(source["space"], source["name"], *told_of))
+        tables += _tables(store, own, told.get("key"), outputs.get(own, told))
+    return tables
+
+
+def _datasets(store: Store, step: dict, space: str, declared: dict[str, list[str]]) -> dict[str, list]:
+    read, outputs = _read(store, step), step["outputs"].items()
+    made = [table for name, told in outputs for table in _tables(store, name, step.get("key"), told)]
+    sources = {(source["space"], source["name"]): source for table in made for source in _sources(table)}
     declared = _catalogued(store, step) | declared
     found = [_declared(t, read, space, declared) | _same_names(t, read, space) for t in made]
-    outputs = [_output(space, table, _lineage(columns)) for table, columns in zip(made, found, strict=True)]
-    return {"inputs": inputs, "outputs": outputs}
+    return {
+        "inputs": [*(_as_input(space, table) for table in read), *map(_source_input, sources.values())],
+        "outputs": [_output(space, table, _lineage(columns)) for table, columns in zip(made, found, strict=True)],
+    }
+
+
+def _source_input(source: dict[str, Any]) -> Any:
+    digest = source["digests"][0] if len(source["digests"]) == 1 else run_id("".join(source["digests"]))
+    held = source["schema"], digest or "unknown", source["rows"], source["bytes"]
+    return _input(source["space"], source["name"], *held)
 
 
 def _as_input(space: str, table: dict[str, Any]) -> Any:

@@ -359,6 +359,7 @@ TINY = """
 #| default_exp workloads.tiny
 %%
 #| export
+personal, not_personal = {}, {}
 feature_sources = {"late": ["flights.delay"], "share": ["flights.delay", "flights.flight"]}
 """
 
