@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ from mlops_kit.project import (
     scrub,
     write_file,
 )
-from .tables import read_table, read_tables, scan_table, to_polars, write_table, write_tables
+from .tables import link_file, read_table, read_tables, scan_table, to_polars, write_table, write_tables
 
 __all__ = [
     "Effect",
@@ -79,7 +80,7 @@ def write_record(
 
 # %% ../nbs/01_steps.ipynb #87f68ad8
 def log(
-    **items: Any,  # name=value: number, matplotlib figure, frame, whole HTML page, or text
+    **items: Any,  # name=value: number, matplotlib figure, frame, whole HTML page, text, or a Path
 ) -> None:
     "Record what a step found, and show it."
     for name, value in items.items():
@@ -105,6 +106,8 @@ def _as_record(name: str, value: Any) -> dict:
         return {"record": "table", "title": title, **_as_rows(value)}
     if _is_page(value):
         return {"record": "page", "title": title, "file": _keep_page(value, name)}
+    if isinstance(value, Path):
+        return {"record": "fact", "name": title, "value": str(_keep_folder(value, name))}
     return {"record": "fact", "name": title, "value": value}
 
 
@@ -145,6 +148,16 @@ def _keep_page(text: str, name: str) -> str | None:  # Name of the file, beside 
         return None
     secrets = os.environ.get(SECRETS_VARIABLE, "").split()
     return write_file(Path(records).parent / f"{name}.html", scrub(text, secrets)).name
+
+
+def _keep_folder(place: Path, name: str) -> Path:  # Where it is kept: beside the records, by links that cost no room
+    records = os.environ.get(RECORDS_VARIABLE)
+    if not records:
+        return place
+    kept = Path(records).parent / name
+    shutil.copytree(place, kept, copy_function=link_file, dirs_exist_ok=True)
+    root = str(find_root())
+    return Path(str(kept).removeprefix(f"{root}/"))
 
 # %% ../nbs/01_steps.ipynb #e36de674
 def _meets(value: float | None, at_least: float | None, at_most: float | None, equals: float | None) -> bool:

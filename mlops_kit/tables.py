@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/tables.html.md"""
 
 # %% auto #0
 __all__ = ['MANIFEST', 'PART', 'digest_rows', 'to_polars', 'write_table', 'write_tables', 'read_manifest', 'scan_table',
-           'read_table', 'read_tables', 'join_partitions']
+           'read_table', 'read_tables', 'join_partitions', 'link_file']
 
 # %% ../nbs/02_tables.ipynb #e48b8a86
 import hashlib
@@ -230,7 +230,8 @@ def join_partitions(
         _refuse_differences(manifests, place.name)
     _clear(place)
     for name in manifests:
-        _link(parts[name] / "all" / PART, place / f"{by}={name}" / PART)
+        (place / f"{by}={name}").mkdir(parents=True)
+        link_file(parts[name] / "all" / PART, place / f"{by}={name}" / PART)
     found = {f"{by}={n}": m["partitions"]["all"] | (said or {}).get(n, {}) for n, m in manifests.items()}
     key = next((manifest["key"] for manifest in manifests.values()), None)
     rows = sum(manifest["rows"] for manifest in manifests.values())
@@ -257,8 +258,11 @@ def _refuse_differences(manifests: dict[str, dict], table: str) -> None:
                 )
 
 
-def _link(file: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
+def link_file(
+    file: str | Path,  # What is there
+    place: str | Path,  # Another name for it, or a copy on another disk
+) -> None:
+    "Give a file another name without a second copy, where the disk can."
     try:
         os.link(file, place)
     except OSError:  # Another disk, or one without links

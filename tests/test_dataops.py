@@ -313,9 +313,9 @@ def test_a_renamed_column_is_named_before_it_becomes_silver(project):
     seen = Intact(project)
     rewrite(project, "2013-09", lambda text: text.replace("arr_delay", "arrival_delay", 1))
     done = project.run()
-    what, _, remedy = done.fault()
+    what, where, remedy = done.fault()
     assert (done.rc, done.states["clean"]) == (1, "failed")
-    assert "`flights`" in what and "`arr_delay`" in what and "`arrival_delay`" in remedy
+    assert "part 2013-09" in where and "`flights`" in what and "`arr_delay`" in what and "`arrival_delay`" in remedy
     seen.check()
 
 
@@ -345,6 +345,8 @@ def test_too_many_broken_rows_stop_the_run_and_the_last_tables_stay(project):
     assert (done.rc, done.states["clean"]) == (3, "failed")
     assert what.startswith("share of rows set aside in the worst table is 0.0")
     assert where.startswith("dataops.clean: flights (") and "quarantine" in remedy
+    aside = read_table(project.home / done.json["run"] / "dataops.clean/quarantine/flights", ["part=2013-09"])
+    assert len(aside) >= 10 and not aside["rules"].str.contains("^$").any()
     seen.check()
 
 

@@ -91,7 +91,10 @@ def clean_table(
 
     def build(part: str, folder: Path) -> None:
         rows = read_table(path(bronze) / table, [landed[part]["folder"]])
-        clean_part(rows, table, part, landed[part], contract, repairs, folder)
+        try:
+            clean_part(rows, table, part, landed[part], contract, repairs, folder)
+        except StepError as error:
+            raise type(error)(error.what, f"table `{table}`, part {part}", error.remedy) from None
 
     digests = {part: known["digest"] for part, known in landed.items()}
     return map_partitions(f"silver of {table}", digests, build, apart=["max_broken"])

@@ -18,6 +18,7 @@ from .flights_contracts import contracts
 from mlops_kit.workloads.flights_features import (
     REACH,
     build_features,
+    feature_sources,
     key,
     label,
     list_features_of_gold,
@@ -25,7 +26,16 @@ from mlops_kit.workloads.flights_features import (
     prove,
 )
 
-__all__ = ["build_features", "contracts", "key", "label", "list_features_of_gold", "meanings", "prove"]
+__all__ = [
+    "build_features",
+    "contracts",
+    "feature_sources",
+    "key",
+    "label",
+    "list_features_of_gold",
+    "meanings",
+    "prove",
+]
 
 # %% ../../nbs/workloads/flights.ipynb #8b2c27ec
 examples = "flights"  # Table whose rows become examples

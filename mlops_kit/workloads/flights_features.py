@@ -7,7 +7,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/workloads/flights_features.html.md""
 # %% auto #0
 __all__ = ['key', 'label', 'LATE_AFTER', 'KNOWN_BEFORE', 'CANCELLED_AFTER', 'LANDED_AFTER', 'REPORTED_AFTER', 'FLIGHT', 'OWNER',
            'HOURS', 'SIX_HOURS', 'WEEK', 'MONTH', 'PLACES', 'HABITS', 'views', 'REACH', 'WEATHER', 'others', 'meanings',
-           'build_events', 'build_rows', 'add_known', 'build_features', 'prove', 'list_features_of_gold']
+           'feature_sources', 'build_events', 'build_rows', 'add_known', 'build_features', 'prove',
+           'list_features_of_gold']
 
 # %% ../../nbs/workloads/flights_features.ipynb #dbea504a
 from collections.abc import Sequence
@@ -253,3 +254,15 @@ def prove(
 def list_features_of_gold() -> list[dict[str, Any]]:  # One entry a feature
     "Catalogue the features: name, type, meaning, source columns, entity, window and owner."
     return catalogue(views, others)
+
+# %% ../../nbs/workloads/flights_features.ipynb #901763b6
+_made_from = {"late": "arr_delay", "cancelled": "dep_delay"}  # Column of an event, and the column of silver
+
+
+def _silver_columns(entry: dict[str, Any]) -> list[str]:
+    table = "flights" if entry["source"] in ("departures", "arrivals") else entry["source"]
+    columns = dict.fromkeys([*entry["columns"], *entry["entity"]])
+    return [f"{table}.{_made_from.get(column, column)}" for column in columns]
+
+
+feature_sources = {entry["name"]: _silver_columns(entry) for entry in catalogue(views, others)}
