@@ -256,13 +256,17 @@ def list_features_of_gold() -> list[dict[str, Any]]:  # One entry a feature
     return catalogue(views, others)
 
 # %% ../../nbs/workloads/flights_features.ipynb #901763b6
-_made_from = {"late": "arr_delay", "cancelled": "dep_delay"}  # Column of an event, and the column of silver
+_left = ["time_hour", "minute", "dep_delay"]  # Columns of silver that say when a plane left
+_made_from = {  # Column of an event, and those of silver behind it
+    **{"late": ["arr_delay"], "cancelled": ["dep_delay"], "departures known": _left},
+    "arrivals known": [*_left, "sched_arr_time", "sched_dep_time", "arr_delay", "air_time"],
+}
 
 
 def _silver_columns(entry: dict[str, Any]) -> list[str]:
-    table = "flights" if entry["source"] in ("departures", "arrivals") else entry["source"]
-    columns = dict.fromkeys([*entry["columns"], *entry["entity"]])
-    return [f"{table}.{_made_from.get(column, column)}" for column in columns]
+    source, table = entry["source"], "flights" if entry["source"] in ("departures", "arrivals") else entry["source"]
+    named = [f"{source} known" if column == "known" else column for column in (*entry["columns"], *entry["entity"])]
+    return [*dict.fromkeys(f"{table}.{made}" for column in named for made in _made_from.get(column, [column]))]
 
 
 feature_sources = {entry["name"]: _silver_columns(entry) for entry in catalogue(views, others)}
