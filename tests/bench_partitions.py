@@ -30,6 +30,7 @@ tracking_uri =
 workload = months
 steps = ["ingest", "clean"]
 [source.months.flights]
+personal = ["tailnum"]
 files = sources/flights-{part}.parquet
 time = time_hour
 """,
