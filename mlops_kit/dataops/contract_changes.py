@@ -166,7 +166,9 @@ def _compare_words(old: "pa.DataFrameSchema", new: "pa.DataFrameSchema", name: s
     told = []
     for word, why in _WHY.items():
         if before[word] != after[word]:
-            unsaid = before[word] is None or "TODO" in str(before[word]) or (word == "always there" and after[word])
+            unsaid = (
+                before[word] is None or "to be said" in str(before[word]) or (word == "always there" and after[word])
+            )
             told.append(
                 (word, str(before[word]), str(after[word]), not unsaid, "said for the first time" if unsaid else why)
             )

@@ -232,11 +232,11 @@ def _write_column(found: Found) -> str:
     personal = bool(re.search(PERSONAL, found.values.name.lower()))
     words = dict(found.words)
     if found.values.dtype.is_numeric() or found.values.dtype.is_temporal():
-        words["unit"] = "TODO"
+        words["unit"] = "to be said"
     if personal:
         words["personal"] = True
     parts = [found.kind, *_checks(found, personal), "nullable=True" if found.values.null_count() else ""]
-    parts += ['description="TODO: meaning"', f"metadata={_code(words)}" if words else ""]
+    parts += ['description="to be said: meaning"', f"metadata={_code(words)}" if words else ""]
     lines = "".join(f"            {part},\n" for part in parts if part)
     return f"        {_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
 
@@ -245,11 +245,11 @@ _TEXT = """{imports}
 {variable} = pa.DataFrameSchema(
     {{
 {columns}    }},
-    [  # TODO: uncomment what is a rule and not chance
+    [  # To be said: uncomment what is a rule and not chance
 {orders}    ],
 {keys}    name={name},
-    description="TODO: what a row is",
-    metadata={{"owner": "TODO", "rows": [1, None]}},
+    description="to be said: what a row is",
+    metadata={{"owner": "to be said", "rows": [1, None]}},
 )
 """
 
@@ -262,7 +262,7 @@ def _write_imports(polars: bool, holds: bool) -> str:
 
 def _write_keys(rows: pl.DataFrame) -> str:
     first, *others = [f"unique={_code(key)}" for key in find_keys(rows)] or [""]
-    wanted = f"    {first},\n" if first else "    # TODO: unique=[...]; no three columns tell all rows apart\n"
+    wanted = f"    {first},\n" if first else "    # to be said: unique=[...]; no three columns tell all rows apart\n"
     return wanted + "".join(f"    # or {other}\n" for other in others[:2])
 
 # %% ../../nbs/dataops/infer.ipynb #457432a9
