@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -215,6 +216,11 @@ class Project:
             self.write(name, text)
         return self
 
+    def copy(self, root: Path) -> Self:
+        "Copy the project with all that is stored."
+        shutil.copytree(self.root, root, symlinks=True)
+        return type(self)(root)
+
     def settings(self, text: str) -> None:
         "Replace settings.ini."
         (self.root / "settings.ini").write_text(text)
@@ -347,8 +353,7 @@ def finished(tmp_path_factory) -> Project:
 @pytest.fixture
 def ran(tmp_path, finished) -> Project:
     "A project of its own whose pipeline ran once: a folder can be copied with all that is stored."
-    shutil.copytree(finished.root, tmp_path / "toy", symlinks=True)
-    return Project(tmp_path / "toy")
+    return finished.copy(tmp_path / "toy")
 
 
 TINY = """
@@ -470,8 +475,7 @@ def landed(tmp_path_factory) -> Landing:
 @pytest.fixture
 def tables(tmp_path, landed) -> Landing:
     "A project of its own whose tables have two versions."
-    shutil.copytree(landed.root, tmp_path / "toy", symlinks=True)
-    return Landing(tmp_path / "toy")
+    return landed.copy(tmp_path / "toy")
 
 
 @pytest.fixture(scope="session")

@@ -84,15 +84,10 @@ def sources(tmp_path_factory, tables) -> Project:
     return project
 
 
-def copy_of(project: Project, root: Path) -> Project:
-    shutil.copytree(project.root, root, symlinks=True)
-    return Project(root)
-
-
 @pytest.fixture(scope="module")
 def early(tmp_path_factory, sources) -> tuple[Project, Done]:
     "A project that ran before September came: its fourth month is not asked for."
-    project = copy_of(sources, tmp_path_factory.mktemp("early") / "toy")
+    project = sources.copy(tmp_path_factory.mktemp("early") / "toy")
     done = project.run("-p", "ingest.until=2013-08")
     assert done.rc == 0, done.err
     return project, done
@@ -101,7 +96,7 @@ def early(tmp_path_factory, sources) -> tuple[Project, Done]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, early) -> tuple[Project, Done]:
     "The same project after September came."
-    project = copy_of(early[0], tmp_path_factory.mktemp("whole") / "toy")
+    project = early[0].copy(tmp_path_factory.mktemp("whole") / "toy")
     done = project.run()
     assert done.rc == 0, done.err
     return project, done
@@ -110,7 +105,7 @@ def whole(tmp_path_factory, early) -> tuple[Project, Done]:
 @pytest.fixture
 def project(tmp_path, whole) -> Project:
     "A project of its own that holds all four months."
-    return copy_of(whole[0], tmp_path / "toy")
+    return whole[0].copy(tmp_path / "toy")
 
 
 def made(project: Project, done: Done) -> dict[str, list[str]]:
@@ -370,7 +365,7 @@ def kill_at(project: Project, moments: list[float]) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_run_is_continued_and_ends_with_the_same_tables(tmp_path, sources, whole):
-    project, dice = copy_of(sources, tmp_path / "toy"), random.Random(7)
+    project, dice = sources.copy(tmp_path / "toy"), random.Random(7)
     keys = project.root / "runs/keys"
     shutil.copytree(whole[0].root / "runs/keys", keys)  # One key, so that pseudonyms are the same
     assert kill_at(project, [dice.uniform(0.5, 3), dice.uniform(2, 5), dice.uniform(3, 6)]) == 3

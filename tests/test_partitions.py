@@ -1,7 +1,6 @@
 """A table that grows costs what is new: through the command line, with kills, edits and damage in between."""
 
 import json
-import shutil
 import signal
 
 import pytest
@@ -54,8 +53,7 @@ def made(tmp_path_factory) -> Project:
 @pytest.fixture
 def project(tmp_path, made) -> Project:
     "A project of its own that made two months."
-    shutil.copytree(made.root, tmp_path / "toy", symlinks=True)
-    return Project(tmp_path / "toy")
+    return made.copy(tmp_path / "toy")
 
 
 def run(project: Project, *words: str, **landed: int) -> tuple[list[str], list[int]]:

@@ -233,6 +233,14 @@ def quality_page(
     )
 
 # %% ../../nbs/dataops/quality.ipynb #26a2b23e
+def _held(name: str, value: float, note: str, **bar: float) -> list[GateFailed]:  # The failure, if it failed
+    try:
+        gate(name, value, note=note, remedy="Open the page on data quality: it names each load.", **bar)
+    except GateFailed as error:
+        return [error]
+    return []
+
+
 def hold_quality(
     last: pl.DataFrame,  # The newest load of every table
     good_at_least: float,  # Share of rows that must be good
@@ -240,27 +248,10 @@ def hold_quality(
 ) -> None:
     "Stop when the newest loads miss a bar."
     worst, odd = last.sort("good").head(1), last.filter(pl.col("flagged"))
+    where = f"{worst['table'].item()} {worst['part'].item()}"
     why = "; ".join(f"{table} {part}: {reason}" for table, part, reason in odd.select("table", "part", "reason").rows())
-    asked: list[tuple[str, float, dict[str, float], str]] = [
-        (
-            "share of good rows in the newest load of the worst table",
-            worst["good"].item(),
-            {"at_least": good_at_least},
-            f"{worst['table'].item()} {worst['part'].item()}",
-        ),
-        ("tables whose newest load is unlike its past", len(odd), {"at_most": max_flagged}, why),
-    ]
-    failed = []
-    for name, value, bar, note in asked:
-        try:
-            gate(
-                name,
-                value,
-                note=note,
-                remedy="Open the page on data quality: it names each load.",
-                **bar,
-            )
-        except GateFailed as error:
-            failed.append(error)
+    share = "share of good rows in the newest load of the worst table"
+    failed = _held(share, worst["good"].item(), where, at_least=good_at_least)
+    failed += _held("tables whose newest load is unlike its past", len(odd), why, at_most=max_flagged)
     if failed:
         raise failed[0]
