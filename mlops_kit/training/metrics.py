@@ -265,7 +265,7 @@ def _measure_quantiles(truth: np.ndarray, quantiles: np.ndarray, levels: Any, *u
     s = _sums({"rows": np.ones(len(truth)), "pinball": pinball, "inside": inside}, *under)
     return {name: _ratio(s[of], s["rows"]) for name, of in (("pinball_loss", "pinball"), ("interval_coverage", "inside"))}
 
-# %% ../../nbs/training/metrics.ipynb #98e52ec1
+# %% ../../nbs/training/metrics.ipynb #8b62288f
 def measure_draws(
     task: str,  # binary, multiclass or regression
     truth: np.ndarray,  # Class numbers, or values
@@ -279,8 +279,17 @@ def measure_draws(
     weights: np.ndarray | None = None,  # Weight of each row; None means 1
 ) -> dict[str, np.ndarray]:  # {metric: value, one a draw}; NaN where it is not defined
     "Measure the same rows under many weights of their blocks."
+    from threadpoolctl import threadpool_limits
+
     check_scores(task, truth, scores)
     under = (blocks, counts, np.ones(len(truth)) if weights is None else weights)
+    with threadpool_limits(1, user_api="blas"):  # Small products: threads that wait for each other cost more
+        return _measure(task, truth, scores, threshold, alert_share, quantiles, levels, under)
+
+# %% ../../nbs/training/metrics.ipynb #5dc6e9d7
+def _measure(
+    task: str, truth: Any, scores: Any, threshold: Any, alert_share: float, quantiles: Any, levels: Any, under: Any
+) -> dict[str, np.ndarray]:
     if task == "regression":
         more = {} if quantiles is None else _measure_quantiles(truth, quantiles, levels, *under)
         return _measure_values(truth, scores, *under) | more
