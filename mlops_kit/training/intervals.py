@@ -128,7 +128,7 @@ def ends(
     given = {"value": value, "low": low, "high": high}
     return {name: None if number is None else float(f"{number:.10g}") for name, number in given.items()}
 
-# %% ../../nbs/training/intervals.ipynb #42de052a
+# %% ../../nbs/training/intervals.ipynb #068882ee
 def interval_of_many(
     name: str,  # Metric, which may have a natural end
     value: float | None,  # On the rows as they are
@@ -149,7 +149,7 @@ def interval_of_many(
     return ends(value, low if name in SIGNED else max(low, 0.0), high if name in OPEN else min(high, 1.0))
 
 
-OPEN = {"log_loss", "brier", "mae", "mse", "rmse", "mape", "pinball_loss"}  # May be larger than 1
+OPEN = {*SMALLER_IS_BETTER, "calibration", "calibration_gap"}  # May be larger than 1
 SIGNED = {"r2", "calibration"}  # May be below 0
 
 # %% ../../nbs/training/intervals.ipynb #42548f58

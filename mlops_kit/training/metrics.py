@@ -21,7 +21,16 @@ from ..project import StepError
 SMALLER_IS_BETTER = {"log_loss", "brier", "calibration_error", "mae", "mse", "rmse", "mape", "pinball_loss"}
 UNDIRECTED = {"predicted_share", "observed_share", "interval_coverage"}
 LOSS = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}  # The number that decides, by task
-SHORT = {"auc": "ROC AUC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "mape": "MAPE", "r2": "R²", "ms": "ms", "f1": "F1"}
+SHORT = {
+    "auc": "ROC AUC",
+    "mae": "MAE",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mape": "MAPE",
+    "r2": "R²",
+    "ms": "ms",
+    "f1": "F1",
+}
 
 
 def in_words(
@@ -41,7 +50,9 @@ def check_scores(
     columns = 0 if task == "regression" else 2 if task == "binary" else max(2, scores.shape[-1])
     wanted = (len(truth), columns) if columns else (len(truth),)
     if scores.shape != wanted or not len(truth):
-        what = f"scores of shape {scores.shape} for {len(truth):,} rows" if len(truth) else "there are no rows to measure"
+        what = (
+            f"scores of shape {scores.shape} for {len(truth):,} rows" if len(truth) else "there are no rows to measure"
+        )
         raise StepError(what, "scores", f"For {task}, give shape {wanted}, and one row or more.")
     for name, values in {"truth": truth, "scores": scores}.items():
         wrong = int((~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).sum())
@@ -263,7 +274,9 @@ def _measure_quantiles(truth: np.ndarray, quantiles: np.ndarray, levels: Any, *u
     error, inside = truth[:, None] - quantiles, (quantiles[:, 0] <= truth) & (truth <= quantiles[:, -1])
     pinball = np.maximum(np.array(levels) * error, (np.array(levels) - 1) * error).mean(axis=1)
     s = _sums({"rows": np.ones(len(truth)), "pinball": pinball, "inside": inside}, *under)
-    return {name: _ratio(s[of], s["rows"]) for name, of in (("pinball_loss", "pinball"), ("interval_coverage", "inside"))}
+    return {
+        name: _ratio(s[of], s["rows"]) for name, of in (("pinball_loss", "pinball"), ("interval_coverage", "inside"))
+    }
 
 # %% ../../nbs/training/metrics.ipynb #8b62288f
 def measure_draws(

@@ -8,6 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/slices.html.md"""
 __all__ = ['FEW', 'MOST', 'cut', 'count_events', 'take', 'check_columns', 'slice_table', 'describe_rows', 'worst_slice']
 
 # %% ../../nbs/training/slices.ipynb #49172050
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def _cut_number(values: pl.Series, bins: int) -> pl.Series:
     shown = [number(float(f"{edge:.4g}")) for edge in edges]  # type: ignore[str-format]
     if len({*shown}) < len(shown):
         shown = [number(edge) for edge in edges]
-    between = [f"{low} to {high}" for low, high in zip(shown, shown[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in pairwise(shown)]
     names = np.array([f"up to {shown[0]}", *between, f"over {shown[-1]}"])
     found = names[np.searchsorted(edges, values.fill_null(0).to_numpy(), side="left")]
     return pl.Series(values.name, found).set(values.is_null(), None)
@@ -133,7 +134,9 @@ def _sort(found: list, measured: list[Resampled | None], task: str, level: float
 def describe_rows(
     rows: pl.DataFrame,  # Rows that are judged
     columns: list[str],  # Columns to look in: numbers, text, booleans; others are left out
-) -> tuple[np.ndarray, list[tuple[str, str | None]]]:  # Numbers, and of each column its name and the value it stands for
+) -> tuple[
+    np.ndarray, list[tuple[str, str | None]]
+]:  # Numbers, and of each column its name and the value it stands for
     "Turn columns into numbers for a tree: a number as it is, text as one question a value."
     check_columns(rows, columns)
     values: dict[tuple[str, str | None], np.ndarray] = {}
@@ -149,8 +152,12 @@ def describe_rows(
 
 # %% ../../nbs/training/slices.ipynb #fe0535f3
 def _path(tree: Any, leaf: int) -> list[tuple[int, float, bool, bool]]:  # Column, bound, above it, missing ones too
-    parents = {int(child): (node, over) for node in range(tree.node_count) for over, child in
-               enumerate((tree.children_left[node], tree.children_right[node])) if child >= 0}
+    parents = {
+        int(child): (node, over)
+        for node in range(tree.node_count)
+        for over, child in enumerate((tree.children_left[node], tree.children_right[node]))
+        if child >= 0
+    }
     steps = []
     while leaf in parents:
         leaf, over = parents[leaf]
@@ -170,8 +177,11 @@ def _in_words(steps: list, names: list[tuple[str, str | None]], gaps: np.ndarray
         elif low is not None and np.isinf(low):
             said[name] = f"{name} is missing"
         else:
-            parts = [f"{word} {number(float(f'{bound:.4g}'))}" for word, bound in (("over", low), ("up to", high))
-                     if bound is not None and np.isfinite(bound)]
+            parts = [
+                f"{word} {number(float(f'{bound:.4g}'))}"
+                for word, bound in (("over", low), ("up to", high))
+                if bound is not None and np.isfinite(bound)
+            ]
             said[name] = f"{name} {' and '.join(parts) or 'is known'}{too}"
     return ", ".join(said.values())
 
