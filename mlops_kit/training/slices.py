@@ -40,15 +40,15 @@ def cut(
     common = words.value_counts().sort(["count", column.name], descending=[True, False])[column.name][:MOST]
     return words if words.n_unique() <= MOST else words.replace_strict(common, common, default="others")
 
-# %% ../../nbs/training/slices.ipynb #4eeb6059
+# %% ../../nbs/training/slices.ipynb #d49aa8f6
 def _has_bins(column: pl.Series) -> bool:
     return column.dtype.is_numeric() and column.n_unique() > FEW
 
 
 def _cut_number(values: pl.Series, bins: int) -> pl.Series:
     known = values.drop_nulls()
-    edges = sorted({known.quantile(place / bins, "lower") for place in range(1, bins)})  # type: ignore[type-var]
-    shown = [number(float(f"{edge:.4g}")) for edge in edges]  # type: ignore[str-format]
+    edges = np.unique([known.quantile(place / bins, "lower") for place in range(1, bins)]).astype(float)
+    shown = [number(float(f"{edge:.4g}")) for edge in edges]
     if len({*shown}) < len(shown):
         shown = [number(edge) for edge in edges]
     between = [f"{low} to {high}" for low, high in pairwise(shown)]
