@@ -74,7 +74,7 @@ def _check_classes(truth: np.ndarray, scores: np.ndarray) -> None:
         what = f"the truth holds class {truth.max()}, and there are scores of {scores.shape[1]} classes"
         raise StepError(what, "truth", "Number the classes as the model does, from 0.")
 
-# %% ../../nbs/training/metrics.ipynb #9bd777d9
+# %% ../../nbs/training/metrics.ipynb #542ff4bd
 def row_loss(
     task: str,  # binary, multiclass or regression
     truth: np.ndarray,  # Class numbers, or values
@@ -83,7 +83,7 @@ def row_loss(
     "Say how wrong each row is."
     if task == "regression":
         return (scores - truth) ** 2
-    return -np.log(np.clip(scores[np.arange(len(truth)), truth], 1e-15, 1))
+    return -np.log(np.clip(scores[np.arange(len(truth)), truth], np.finfo(float).eps, 1))
 
 
 def log_loss(
@@ -131,7 +131,7 @@ def _sums(
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:  # NaN where there is nothing to divide by
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
-# %% ../../nbs/training/metrics.ipynb #dd2ac4e5
+# %% ../../nbs/training/metrics.ipynb #ad662551
 CELLS = 2**16  # Numbers in one piece of draws x scores: small enough for a processor's cache
 
 
@@ -146,7 +146,7 @@ def _steps(
     at = np.searchsorted(tops, score, side="right") - 1  # The highest positive that is not above the row
     kinds = (positive, ~positive, ~positive & (tops[at] == score))
     place = np.where(at < 0, len(tops), len(tops) - 1 - at)  # Counted from the top; rows below all positives are last
-    order, width = np.argsort(place, kind="stable"), max(64, CELLS // len(counts))
+    order, width = np.argsort(place, kind="stable"), max(64, CELLS // max(1, len(counts)))
     for start in range(0, len(tops), width):
         wide = min(width, len(tops) - start)
         rows = order[slice(*np.searchsorted(place, [start, start + wide], sorter=order))]
