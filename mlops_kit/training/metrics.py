@@ -131,8 +131,8 @@ def _sums(
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:  # NaN where there is nothing to divide by
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
-# %% ../../nbs/training/metrics.ipynb #ad662551
-CELLS = 2**16  # Numbers in one piece of draws x scores: small enough for a processor's cache
+# %% ../../nbs/training/metrics.ipynb #05bd1800
+CELLS = 2**17  # Numbers in one piece of draws x scores: small enough for a processor's cache
 
 
 def _steps(
@@ -141,20 +141,23 @@ def _steps(
     blocks: np.ndarray,  # Number of each row's block
     counts: np.ndarray,  # Weight of each block, one row a draw
     weights: np.ndarray,  # Weight of each row
-) -> Iterator[list[np.ndarray]]:  # Draws x scores: positives, negatives since the last score, negatives that are equal
+) -> Iterator[tuple[np.ndarray, ...]]:  # Draws x scores: positives and negatives that high, from one before; equal ones
     tops = np.unique(score[positive])
     at = np.searchsorted(tops, score, side="right") - 1  # The highest positive that is not above the row
     kinds = (positive, ~positive, ~positive & (tops[at] == score))
     place = np.where(at < 0, len(tops), len(tops) - 1 - at)  # Counted from the top; rows below all positives are last
     order, width = np.argsort(place, kind="stable"), max(64, CELLS // max(1, len(counts)))
+    so_far = np.zeros((2, counts.shape[1], 1))
     for start in range(0, len(tops), width):
         wide = min(width, len(tops) - start)
         rows = order[slice(*np.searchsorted(place, [start, start + wide], sorter=order))]
         cells, shape = blocks[rows] * wide + place[rows] - start, (counts.shape[1], wide)
-        found = [np.bincount(cells, weights[rows] * kind[rows], shape[0] * wide).reshape(shape) for kind in kinds]
-        yield [counts @ cell if cell.any() else np.zeros((len(counts), wide)) for cell in found]
+        *both, equal = (np.bincount(cells, weights[rows] * k[rows], shape[0] * wide).reshape(shape) for k in kinds)
+        above = np.concatenate([so_far, so_far + np.cumsum(both, axis=2)], axis=2).astype(counts.dtype)
+        so_far = so_far + np.sum(both, axis=2, keepdims=True)
+        yield *(counts @ above), counts @ equal.astype(counts.dtype) if equal.any() else np.zeros((1, 1), counts.dtype)
 
-# %% ../../nbs/training/metrics.ipynb #871c6fce
+# %% ../../nbs/training/metrics.ipynb #c45d5bfc
 def _rank(
     positive: np.ndarray,  # Whether the row is of the class
     score: np.ndarray,  # Its probability
@@ -165,15 +168,16 @@ def _rank(
 ) -> dict[str, np.ndarray]:  # {metric: value, one a draw}; NaN where there is one class only
     sums = _sums({"rows": np.ones(len(score)), "true": positive}, blocks, counts, weights)
     true, false, budget = sums["true"], sums["rows"] - sums["true"], (alert_share * sums["rows"])[:, None]
-    found, (hits, misses) = np.zeros((3, len(counts))), np.zeros((2, len(counts), 1))
-    for some, between, equal in _steps(positive, score, blocks, counts, weights) if positive.any() else ():
-        hits, misses = hits + np.cumsum(some, axis=1), misses + np.cumsum(between, axis=1)
-        above, tied = hits + misses - some - equal, np.maximum(some + equal, 1e-300)
-        found[0] += np.einsum("ds,ds->d", some, false[:, None] - misses + equal / 2)
-        found[1] += np.einsum("ds,ds->d", some, hits / np.maximum(hits + misses, 1e-300))
-        if (above < budget).any():
+    found = np.array([true * false, np.zeros(len(counts)), np.zeros(len(counts))])
+    for hits, misses, equal in _steps(positive, score, blocks, counts, weights) if positive.any() else ():
+        some, rows = hits[:, 1:] - hits[:, :-1], hits[:, 1:] + misses[:, 1:]
+        found[0] -= np.einsum("ds,ds->d", some, misses[:, 1:]) - (
+            np.einsum("ds,ds->d", some, equal) / 2 if equal.any() else 0
+        )
+        found[1] += np.einsum("ds,ds->d", some, hits[:, 1:] / np.maximum(rows, 1e-30, out=rows))
+        if (hits[:, :1] + misses[:, :1] < budget).any():
+            above, tied = hits[:, :-1] + misses[:, 1:] - equal, np.maximum(some + equal, 1e-30)
             found[2] += np.einsum("ds,ds->d", some, np.clip((budget - above) / tied, 0, 1))
-        hits, misses = hits[:, -1:], misses[:, -1:]
     both = np.where(false > 0, true, 0)
     return dict(zip(RANKED, [_ratio(found[0], true * false), *_ratio(found[1:], both)], strict=True))
 
