@@ -120,7 +120,7 @@ def cross_calibrate(
         found[here] = apply_calibration(curve, scores[here])
     return found
 
-# %% ../../nbs/training/calibration.ipynb #81d68211
+# %% ../../nbs/training/calibration.ipynb #31a30c2a
 BINS = 10  # Groups of equal size by score
 
 
@@ -142,10 +142,10 @@ def calibration_gap(
     table: pl.DataFrame,  # From `reliability`
 ) -> float:  # Mean distance of predicted from observed, weighed by rows
     "Sum a reliability table up in one number."
-    gap = (table["predicted"] - table["observed"]).abs()
-    return float((gap * table["rows"]).sum() / table["rows"].sum())
+    gap = (table["predicted"] - table["observed"]).abs().to_numpy()
+    return float(np.average(gap, weights=table["rows"].to_numpy()))
 
-# %% ../../nbs/training/calibration.ipynb #befc3de6
+# %% ../../nbs/training/calibration.ipynb #8793c5b0
 def reliability_figure(
     tables: dict[str, pl.DataFrame],  # {name: table}, such as {"raw": ..., "platt": ...}; the last is the subject
 ) -> "Figure":
@@ -155,13 +155,22 @@ def reliability_figure(
     from mlops_kit.look import style, tokens
 
     gaps = {name: calibration_gap(table) for name, table in tables.items()}
-    with plt.rc_context(style()):
+    kit: Any = style()
+    with plt.rc_context(kit):
         fig, ax = plt.subplots()
-        top = max(float(table.select(pl.max_horizontal("predicted", "observed").max()).item()) for table in tables.values())
+        top = max(
+            float(table.select(pl.max_horizontal("predicted", "observed").max()).item()) for table in tables.values()
+        )
         ax.plot([0, top], [0, top], color=tokens["light"]["rule"], linewidth=0.8, linestyle=":")
         for (name, table), colour in zip(tables.items(), ("c2", "c1") if len(tables) > 1 else ("c1",), strict=True):
-            look = {"color": tokens["light"][colour], "linestyle": "--" if colour == "c2" else "-", "marker": "o"}
-            ax.plot(table["predicted"], table["observed"], markersize=3.5, label=f"{name}: off by {gaps[name]:.3f}", **look)
+            look: dict[str, Any] = {
+                "color": tokens["light"][colour],
+                "linestyle": "--" if colour == "c2" else "-",
+                "marker": "o",
+            }
+            ax.plot(
+                table["predicted"], table["observed"], markersize=3.5, label=f"{name}: off by {gaps[name]:.3f}", **look
+            )
         ax.legend(loc="upper left", labelcolor="linecolor", handlelength=1.5)
         ax.set(title=_reliability_title(gaps), xlabel="Predicted probability", ylabel="Observed share")
         plt.close(fig)
@@ -175,7 +184,7 @@ def _reliability_title(gaps: dict[str, float]) -> str:
         return f"Probabilities are off by {last:.3f} on average"
     return f"A curve brings the mean error from {first:.3f} to {last:.3f}"
 
-# %% ../../nbs/training/calibration.ipynb #54e96f68
+# %% ../../nbs/training/calibration.ipynb #4bc645b1
 def choose_threshold(
     truth: np.ndarray,  # 1 where the positive class is true
     scores: np.ndarray,  # Probability of the positive class, of rows that were left out
@@ -185,7 +194,9 @@ def choose_threshold(
 ) -> tuple[float, dict[str, float]]:  # Alarm from this score on; costs a row: at it, never alarming, always alarming
     "Choose the threshold that costs least."
     if min(false_alarm, missed) < 0 or not max(false_alarm, missed) > 0:
-        raise SettingsError(f"a false alarm costs {false_alarm:g}, a missed case {missed:g}", "cost_*", "Cost is above 0.")
+        raise SettingsError(
+            f"a false alarm costs {false_alarm:g}, a missed case {missed:g}", "cost_*", "Cost is above 0."
+        )
     order = np.argsort(-scores, kind="stable")
     ranked, hit = scores[order], truth[order].astype(float)
     weight = np.ones(len(ranked)) if weights is None else weights[order]
@@ -203,7 +214,7 @@ def _between(ranked: np.ndarray, alarmed: int) -> float:
     middle = float((bounds[alarmed] + bounds[alarmed + 1]) / 2)
     return middle if middle > bounds[alarmed + 1] else float(np.nextafter(bounds[alarmed + 1], 2))
 
-# %% ../../nbs/training/calibration.ipynb #bb8c0dac
+# %% ../../nbs/training/calibration.ipynb #ff5d9f0d
 def interval_offsets(
     truth: np.ndarray,  # Values
     values: np.ndarray,  # Predictions of rows that were left out
@@ -211,7 +222,9 @@ def interval_offsets(
 ) -> dict[str, list[float]]:  # levels, and offsets to add to a prediction
     "Choose the interval around a prediction."
     if not 0 < coverage < 1:
-        raise SettingsError(f"an interval cannot hold {coverage:g} of all values", "coverage", "Write a share such as 0.9.")
+        raise SettingsError(
+            f"an interval cannot hold {coverage:g} of all values", "coverage", "Write a share such as 0.9."
+        )
     errors, levels = np.sort(truth - values), ((1 - coverage) / 2, (1 + coverage) / 2)
     ranks = np.floor((len(errors) + 1) * levels[0]), np.ceil((len(errors) + 1) * levels[1])
     places = np.clip(np.array(ranks, dtype=int) - 1, 0, len(errors) - 1)
