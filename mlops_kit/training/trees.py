@@ -112,7 +112,7 @@ def predict_trees(
     found = trees.predict(matrix)
     return np.column_stack([1 - found, found]) if task == "binary" else found
 
-# %% ../../nbs/training/trees.ipynb #269c78fd
+# %% ../../nbs/training/trees.ipynb #277d6fba
 LOSSES = {"binary": "binary_logloss", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -128,15 +128,15 @@ def cross_fit_trees(
     "Fit on each fold, and judge on what it left out."
     import lightgbm as lgb
 
-    own = callable(metric)
+    own: Any = metric if callable(metric) else None
     said = parameters | {"metric": "None" if own else metric or LOSSES[parameters["objective"]]}
     stops = (lgb.early_stopping(patience, verbose=False),) if patience else ()
-    found = lgb.cv(
+    found: Any = lgb.cv(
         said,
         binned,
         rounds,
         folds=folds,
-        feval=metric if own else None,
+        feval=own,
         callbacks=[*stops, *callbacks],
         return_cvbooster=True,
     )
