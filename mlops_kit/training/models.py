@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/models.html.md"""
 __all__ = ['FAITH', 'GROUPS', 'FAMILIES', 'part_rows', 'Model', 'sizes_of', 'fit_model', 'check_weights', 'predict_raw',
            'predict', 'predict_interval', 'save_model', 'load_model', 'Scorer']
 
-# %% ../../nbs/training/models.ipynb #d858d42a
+# %% ../../nbs/training/models.ipynb #4178d598
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,8 @@ import polars as pl
 
 from ..project import SettingsError, StepError, nearest, path, write_file
 from ..tables import read_table
-from .encoding import check_columns, encode, find_categories
+from .calibration import apply_calibration
+from .encoding import encode, find_categories
 from .linear import fit_linear, predict_linear
 from .tasks import find_classes, find_task, number_labels
 from .trees import bin_rows, fit_trees, predict_trees, read_trees, tree_parameters
@@ -48,9 +49,13 @@ class Model:
     categories: dict[str, list[str]]  # {feature: values of the training rows, sorted}
     family: str  # trees, linear, constant, last
     fitted: dict[str, Any] = field(default_factory=dict)  # Numbers that it learned
-    calibration: dict[str, Any] = field(default_factory=dict)  # How raw scores become probabilities; nothing as they are
+    calibration: dict[str, Any] = field(
+        default_factory=dict
+    )  # How raw scores become probabilities; nothing as they are
     threshold: float | None = None  # Probability from which the positive class is predicted
-    interval: dict[str, list[float]] = field(default_factory=dict)  # Regression: levels, and offsets from the prediction
+    interval: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # Regression: levels, and offsets from the prediction
     training: dict[str, Any] = field(default_factory=dict)  # Rows and parameters it was fitted with
     text: str = field(default="", repr=False)  # LightGBM's text
 
@@ -165,7 +170,7 @@ def _fit(model: Model, matrix: np.ndarray, truth: np.ndarray, weights: Any, give
         return replace(model, fitted=_fit_last(matrix[:, 0], truth, classes, weights))
     return replace(model, fitted=_fit_constant(truth, classes, weights))
 
-# %% ../../nbs/training/models.ipynb #1f9ac3a5
+# %% ../../nbs/training/models.ipynb #91d32323
 def predict_raw(
     model: Model,
     rows: pl.DataFrame,  # Rows with the model's features
@@ -185,8 +190,8 @@ def predict(
     model: Model,
     rows: pl.DataFrame,  # Rows with the model's features
 ) -> np.ndarray:  # Probabilities, one column a class; or values
-    "Score rows."
-    return predict_raw(model, rows)
+    "Score rows; a calibration that was chosen is applied."
+    return apply_calibration(model.calibration, predict_raw(model, rows))
 
 # %% ../../nbs/training/models.ipynb #ea2c068a
 def predict_interval(

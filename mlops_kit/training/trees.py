@@ -112,7 +112,7 @@ def predict_trees(
     found = trees.predict(matrix)
     return np.column_stack([1 - found, found]) if task == "binary" else found
 
-# %% ../../nbs/training/trees.ipynb #269c78fd
+# %% ../../nbs/training/trees.ipynb #277d6fba
 LOSSES = {"binary": "binary_logloss", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -128,15 +128,15 @@ def cross_fit_trees(
     "Fit on each fold, and judge on what it left out."
     import lightgbm as lgb
 
-    own = callable(metric)
+    own: Any = metric if callable(metric) else None
     said = parameters | {"metric": "None" if own else metric or LOSSES[parameters["objective"]]}
     stops = (lgb.early_stopping(patience, verbose=False),) if patience else ()
-    found = lgb.cv(
+    found: Any = lgb.cv(
         said,
         binned,
         rounds,
         folds=folds,
-        feval=metric if own else None,
+        feval=own,
         callbacks=[*stops, *callbacks],
         return_cvbooster=True,
     )
@@ -144,12 +144,11 @@ def cross_fit_trees(
     best = found["cvbooster"].best_iteration if patience else len(losses)
     return best, losses, _left_out(found["cvbooster"].boosters, binned, folds, best)
 
-# %% ../../nbs/training/trees.ipynb #045589a0
+# %% ../../nbs/training/trees.ipynb #bd7dfa9e
 def _left_out(boosters: list, binned: Any, folds: list, rounds: int) -> np.ndarray:
-    matrix, predicted = binned.get_data(), None
+    matrix, parameters = binned.get_data(), boosters[0].params
+    classes = parameters.get("num_class")
+    found = np.full((len(matrix), classes) if classes else len(matrix), np.nan)
     for booster, (_, judge) in zip(boosters, folds, strict=True):
-        scores = booster.predict(matrix[judge], num_iteration=rounds)
-        if predicted is None:
-            predicted = np.full((len(matrix), *scores.shape[1:]), np.nan)
-        predicted[judge] = scores
-    return np.column_stack([1 - predicted, predicted]) if boosters[0].params["objective"] == "binary" else predicted
+        found[judge] = booster.predict(matrix[judge], num_iteration=rounds)
+    return np.column_stack([1 - found, found]) if parameters["objective"] == "binary" else found
