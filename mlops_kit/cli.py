@@ -191,8 +191,8 @@ def _show_plan(steps: list[dict], as_json: bool) -> None:
 
 
 def _run_as_json(done: dict) -> dict:
-    kept = ("status", "seconds", "key", "reason", "gates", "metrics", "error")
-    steps = [{"name": step["step"], **{name: step[name] for name in kept}} for step in done["steps"]]
+    kept = ("status", "seconds", "cpu_seconds", "peak_bytes", "key", "reason", "gates", "metrics", "error")
+    steps = [{"name": step["step"], **{name: step.get(name) for name in kept}} for step in done["steps"]]
     told = {name: done[name] for name in ("run", "status", "seconds", "report")} | {"steps": steps}
     return told | ({"error": _parts(done["untracked"])} if "untracked" in done else {})
 

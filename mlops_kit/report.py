@@ -21,6 +21,7 @@ from .look import decimals, number, page, prefix_ids
 # %% ../nbs/13_report.ipynb #befb791b
 _NOTHING: dict[str, Any] = {
     **{"status": "skipped", "reason": "", "started": None, "seconds": None, "page": None, "error": None},
+    **{"cpu_seconds": None, "peak_bytes": None},
     **{"parameters": {}, "inputs": {}, "outputs": {}, "metrics": {}, "facts": {}},
     **{"gates": [], "tables": [], "figures": [], "pages": {}},
 }

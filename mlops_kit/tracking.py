@@ -112,7 +112,8 @@ def _track_step(client: Any, experiment: str, parent: str, step: dict, home: Pat
         "mlops_kit.cached": step["status"] == "cached",
         **gates,
     }
-    _batch(client, child, params, {**step["metrics"], "seconds": step["seconds"]}, tags)
+    cost = {name: step.get(name) for name in ("seconds", "cpu_seconds", "peak_bytes")}
+    _batch(client, child, params, {**step["metrics"], **cost}, tags)
     folder = home / run / step["step"]
     if step["status"] in ("executed", "failed") and folder.is_dir():
         for name in ("notebook.ipynb", "notebook.html"):
