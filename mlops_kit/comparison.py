@@ -9,6 +9,7 @@ __all__ = ['moved', 'total_cost', 'compare_runs', 'signed', 'metric_text', 'metr
 
 # %% ../nbs/23_comparison.ipynb #aef57ec0
 import difflib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,21 +158,29 @@ def _gates(old: dict, new: dict) -> list[dict]:
 
 
 def _cost_of(step: dict) -> dict:
+    "Say what a step's result took to make; in ledgers of before, a reused step does not tell."
     seconds = step.get("made_seconds") or (step.get("seconds") if step.get("status") != "cached" else None)
     return {"seconds": seconds, "cpu_seconds": step.get("cpu_seconds"), "peak_bytes": step.get("peak_bytes")}
 
 
 def _cost(old: dict, new: dict) -> list[dict]:
-    rows = [{"step": step, "old": _cost_of(one), "new": _cost_of(other)} for step, one, other in _pairs(old, new)]
-    return [row for row in rows if any(row[side]["seconds"] is not None for side in ("old", "new"))]
+    rows: list[dict[str, Any]] = [
+        {"step": step, "old": _cost_of(one) if one else None, "new": _cost_of(other) if other else None}
+        for step, one, other in _pairs(old, new)
+    ]
+    return [row for row in rows if any((row[side] or {}).get("seconds") is not None for side in ("old", "new"))]
 
 
 def total_cost(
     rows: list[dict],  # Cost of a comparison
     side: str,  # old or new
 ) -> dict:  # Sum of the seconds, and the largest peak; None where no step has one
-    "Add up what the steps of a run cost."
-    known = {name: [row[side][name] for row in rows if row[side][name] is not None] for name in _cost_of({})}
+    "Add up what the steps of a run cost; a step whose cost is known of one run only would make them unequal."
+    known: dict[str, list] = {name: [] for name in _cost_of({})}
+    for row, name in itertools.product(rows, known):
+        other = row["new" if side == "old" else "old"]
+        if row[side] and row[side][name] is not None and (not other or other[name] is not None):
+            known[name].append(row[side][name])
     total = {name: sum(values) if values else None for name, values in known.items()}
     return total | {"peak_bytes": max(known["peak_bytes"], default=None)}
 
@@ -194,6 +203,15 @@ _ABOUT = ("run", "pipeline", "workload", "env", "status", "started", "seconds", 
 
 def _about(run: dict) -> dict:
     return {name: run.get(name) for name in _ABOUT} | {"notes": run.get("notes", [])}
+
+
+def _end(step: dict) -> dict:
+    "Say how a step ended."
+    error = step.get("error") or {}
+    message = (
+        f"{error.get('type')}: {(error.get('message') or '').splitlines()[0][:300]}" if error.get("message") else ""
+    )
+    return {"status": step.get("status"), "error": message}
 
 
 def _warnings(old: dict, new: dict, store: Store) -> list[str]:
@@ -220,7 +238,7 @@ def compare_runs(
 ) -> dict:  # old, new, warnings, and rows of each kind of difference
     "Compare two runs."
     store = Store(home)
-    ended = [{"step": step, "old": one.get("status"), "new": two.get("status")} for step, one, two in _pairs(old, new)]
+    ended = [{"step": step, "old": _end(one), "new": _end(other)} for step, one, other in _pairs(old, new)]
     return {
         **{"old": _about(old), "new": _about(new), "warnings": _warnings(old, new, store)},
         **{"steps": ended, "parameters": _parameters(old, new), "data": _data(old, new)},
@@ -285,9 +303,19 @@ def _cost_lines(found: dict) -> Iterator[str]:
     for row in rows if found["cost"] else ():
         sides = [
             f"{duration(s['seconds'])}, CPU {duration(s['cpu_seconds'])}, {size(s['peak_bytes'])}"
+            if s
+            else "no such step"
             for s in (row["old"], row["new"])
         ]
         yield f"  {_short(row['step']):<12} {sides[0]} -> {sides[1]}"
+
+
+def _is_failure(row: dict) -> bool:
+    return "failed" in (row["old"]["status"], row["new"]["status"])
+
+
+def _end_text(end: dict) -> str:
+    return " ".join(filter(None, [end["status"] or "no such step", end["error"] and f"({end['error']})"]))
 
 
 def _data_text(data: dict | None) -> str:
@@ -303,8 +331,11 @@ def _head(side: str, run: dict) -> Iterator[str]:
 # %% ../nbs/23_comparison.ipynb #bc060046
 def _sections(found: dict) -> Iterator[tuple[str, list[str]]]:
     "Write each kind of difference as lines."
-    ended = [row for row in found["steps"] if "failed" in (row["old"], row["new"]) and row["old"] != row["new"]]
-    yield "how steps ended", [f"  {_short(row['step'])}: {row['old']} -> {row['new']}" for row in ended]
+    ended = [row for row in found["steps"] if row["old"] != row["new"] and _is_failure(row)]
+    yield (
+        "how steps ended",
+        [f"  {_short(row['step'])}: {_end_text(row['old'])} -> {_end_text(row['new'])}" for row in ended],
+    )
     yield "metrics", [*_metric_lines(found)]
     changed = [row for row in found["gates"] if _gate_text(row["old"]) != _gate_text(row["new"])]
     yield (

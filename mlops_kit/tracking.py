@@ -163,7 +163,8 @@ def track_note(
         for name, value in _note_tags(run).items():
             client.set_tag(run["mlflow_run"], name, value)
     except Exception as error:
-        raise _unusable(uri, error) from None
+        what = f"the note is kept, but MLflow cannot be told: {str(error).splitlines()[0][:200]}"
+        raise StoreError(what, uri.split("@")[-1], "Mend tracking_uri; the next note brings all of them.") from None
 
 
 def track(

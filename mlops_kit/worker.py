@@ -341,7 +341,8 @@ def main() -> None:
     import papermill.execute  # noqa: F401
 
     while True:
-        task, cost = tasks.get(), {}
+        task = tasks.get()
+        cost: dict = {}
         try:
             error, cost = run_notebook(task)
         except Exception as problem:
