@@ -133,11 +133,11 @@ def _metrics(old: dict, new: dict, store: Store) -> list[dict]:
             row: dict[str, Any] = {"step": step, "name": name}
             for side, known, span in zip(("old", "new"), values, spans, strict=True):
                 row[side] = {"value": known.get(name)} | {k: span.get(name, {}).get(k) for k in ("low", "high")}
-            rows.append(row | {"clear": _clear(row["old"], row["new"])})
+            rows.append(row | {"apart": _apart(row["old"], row["new"])})
     return rows
 
 
-def _clear(old: dict, new: dict) -> bool | None:  # None where an interval is missing
+def _apart(old: dict, new: dict) -> bool | None:  # None where an interval is missing
     bounds = [side[end] for side in (old, new) for end in ("low", "high")]
     return None if None in bounds else new["low"] > old["high"] or new["high"] < old["low"]
 
@@ -285,7 +285,7 @@ def _metric_lines(found: dict) -> Iterator[str]:
         old, new, places = row["old"], row["new"], metric_places(row)
         known = all(isinstance(side["value"], int | float) for side in (old, new))
         change = f"  {signed(old['value'], new['value'], places)}" if known else ""
-        noise = "" if row["clear"] is None else "  beyond both intervals" if row["clear"] else "  intervals overlap"
+        noise = "" if row["apart"] is None else "  beyond both intervals" if row["apart"] else "  intervals overlap"
         values = f"{metric_text(old, places)} -> {metric_text(new, places)}"
         yield f"  {_short(row['step'])} {row['name']}: {values}{change}{noise}"
 

@@ -35,7 +35,7 @@ def _main_metric(found: dict) -> dict | None:
     "Choose the metric that the verdict is about: one with intervals, or of a step with gates, or any."
     gated = {row["step"] for row in found["gates"]}
     known = [row for row in moved(found["metrics"]) if _is_number(row["old"]["value"], row["new"]["value"])]
-    ranked = sorted(known, key=lambda row: (row["clear"] is None, row["step"] not in gated))
+    ranked = sorted(known, key=lambda row: (row["apart"] is None, row["step"] not in gated))
     return ranked[0] if ranked else None
 
 
@@ -81,9 +81,11 @@ def _sentence(found: dict) -> str:
         else "Parameters, code and inputs are the same"
     )
     errors = [row["new"]["error"] for row in found["steps"] if row["new"]["error"]]
-    text = f"{errors[0]}. {text[:1].upper()}{text[1:]}" if errors else text
-    noise = {True: "; its intervals are apart.", False: "; its intervals overlap, so it may be noise.", None: "."}
-    return text[:1].upper() + text[1:] + noise[metric["clear"] if metric else None]
+    noise = "."
+    if metric and metric["apart"] is not None and not errors:
+        ends = "are apart" if metric["apart"] else "overlap, so it may be noise"
+        noise = f". The intervals of {_name(metric['name'])} {ends}."
+    return (f"{errors[0]}. " if errors else "") + text[:1].upper() + text[1:] + noise
 
 
 def _verdict(found: dict) -> dict[str, str]:
@@ -99,7 +101,7 @@ def _span(side: dict, places: int) -> str:
 
 
 def _drawn(row: dict) -> dict[str, tuple] | None:
-    if row["clear"] is None:
+    if row["apart"] is None:
         return None
     ends = [row[side][end] for side in ("old", "new") for end in ("low", "value", "high")]
     least, room = min(ends), (max(ends) - min(ends)) or 1
@@ -109,12 +111,12 @@ def _drawn(row: dict) -> dict[str, tuple] | None:
 
 def _metric_rows(found: dict) -> list[dict]:
     rows = []
-    for row in sorted(moved(found["metrics"]), key=lambda row: row["clear"] is None):
+    for row in sorted(moved(found["metrics"]), key=lambda row: row["apart"] is None):
         places, old, new = metric_places(row), row["old"], row["new"]
         known = _is_number(old["value"], new["value"])
         told: dict[str, Any] = {"old": number(old["value"], places), "new": number(new["value"], places)}
         told |= {"old_span": _span(old, places), "new_span": _span(new, places), "drawn": _drawn(row)}
-        told |= {"change": signed(old["value"], new["value"], places) if known else "–", "clear": row["clear"]}
+        told |= {"change": signed(old["value"], new["value"], places) if known else "–", "apart": row["apart"]}
         rows.append({"name": _name(row["name"]), "step": _step(row["step"]), **told})
     return rows
 

@@ -227,7 +227,7 @@ def comparison():
         if row["name"] == "auc":
             row["old"] |= {"low": 0.689, "high": 0.698}
             row["new"] |= {"low": 0.697, "high": 0.706}
-            row["clear"] = False
+            row["apart"] = False
     source = [
         "@cache",
         "def fit(rows):",
