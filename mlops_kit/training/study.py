@@ -157,7 +157,7 @@ def finished_trials(
     there = {t.user_attrs["place"]: t for t in study.trials if t.state.is_finished() and "place" in t.user_attrs}
     return [there[place] for place in sorted(there) if not most or place < most]
 
-# %% ../../nbs/training/study.ipynb #a76daae9
+# %% ../../nbs/training/study.ipynb #ce8b8647
 def search(
     study: Any,  # From `open_study`
     judge: Judge,  # f(parameters, report) -> loss; smaller is better
@@ -235,7 +235,7 @@ def summarise(
     counts = {"name": name, "trials": len(trials), "pruned": pruned, "given": given, "best": best.value}
     return counts | {"number": best.user_attrs["place"], "parameters": best.params, "importance": importances(trials)}
 
-# %% ../../nbs/training/study.ipynb #ec694f25
+# %% ../../nbs/training/study.ipynb #4ade7e3f
 def history_figure(
     trials: list,  # From `search`
     loss: str = "Loss",  # What it is called
@@ -255,7 +255,11 @@ def history_figure(
         ax.step(places, best, where="post", color=colour["c1"])
         ax.text(places[-1], best[-1], "best so far ", color=colour["c1"], weight="bold", ha="right", va="top")
         ax.set_ylim(best[-1] - 0.15 * (_shown(losses) - best[-1]) - 1e-9, _shown(losses) + 1e-9)
-        gain = f"The search gains {1 - best[-1] / given:.1%}" if best[-1] < given else "The search finds nothing better"
+        gain = (
+            f"The search gains {(given - best[-1]) / abs(given):.1%}"
+            if best[-1] < given
+            else "The search finds nothing better"
+        )
         ax.set(title=f"{gain} on what was given", xlabel="Trial", ylabel=loss)
         plt.close(fig)
     stopped = sum(trial.state.name == "PRUNED" for trial in trials)
@@ -270,7 +274,7 @@ def _shown(losses: Any) -> float:  # The highest loss in the picture: a few wild
 
     return float(max(np.quantile(losses, 0.8), losses[0]))
 
-# %% ../../nbs/training/study.ipynb #2cf18f51
+# %% ../../nbs/training/study.ipynb #79f064bf
 def importance_figure(
     shares: dict[str, float],  # From `importances`
 ) -> "Figure":
