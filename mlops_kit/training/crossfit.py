@@ -6,9 +6,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/crossfit.html.md"""
 
 # %% auto #0
 __all__ = ['Folds', 'PACE', 'Examples', 'read_examples', 'check_folds', 'fold_numbers', 'cross_fit', 'cross_fit_linear',
-           'cross_fit_constant', 'judge_trees', 'left_out_table']
+           'cross_fit_constant', 'find_metric', 'judge_trees', 'left_out_table']
 
-# %% ../../nbs/training/crossfit.ipynb #e2ce0f10
+# %% ../../nbs/training/crossfit.ipynb #4ef84c7b
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..project import SettingsError, StepError
+from ..project import SettingsError, StepError, find_function
 from .encoding import encode, find_categories
 from .linear import fit_linear, predict_linear
 from .models import sizes_of
 from .study import Judge
 from .tasks import find_classes, find_task, number_labels
 from .trees import judge_folds, tree_parameters
+from .weights import plain_metric
 
 # %% ../../nbs/training/crossfit.ipynb #379a9ede
 Folds = list[tuple[np.ndarray, np.ndarray]]  # Rows to fit on, rows to judge on
@@ -52,7 +53,7 @@ def read_examples(
     matrix, truth = encode(rows, features, categories), number_labels(rows[label], task, classes)
     return Examples(task, classes, features, sizes_of(features, categories), matrix, truth)
 
-# %% ../../nbs/training/crossfit.ipynb #02b20e99
+# %% ../../nbs/training/crossfit.ipynb #5bb2ead2
 def check_folds(
     folds: Folds,  # Rows to fit on, rows to judge on
     weights: np.ndarray | None = None,  # Weight of each row
@@ -126,7 +127,39 @@ def cross_fit_constant(
 
     return cross_fit(examples, folds, score)
 
-# %% ../../nbs/training/crossfit.ipynb #d20f4cd7
+# %% ../../nbs/training/crossfit.ipynb #3c4a3647
+def find_metric(
+    metric: str,  # As in settings; "" for log loss or RMSE
+    examples: Examples,
+    factors: np.ndarray | None = None,  # From `class_factors`: without a metric, judging takes them out again
+) -> str | Callable:  # As for `judge_folds`
+    "Find the metric that rounds and parameters are judged by."
+    if ":" in metric:
+        return _checked(metric, find_function(metric, "metric"))
+    if metric and not _known_to_lightgbm(metric, examples):
+        what = f"LightGBM has no metric `{metric}` for {examples.task}"
+        raise SettingsError(what, "metric", "Name one of its own, such as auc, or write package.module:function.")
+    return plain_metric(factors) if factors is not None and not metric else metric
+
+
+def _checked(name: str, function: Callable) -> Callable:
+    def metric(predicted: np.ndarray, rows: Any) -> tuple[str, float, bool]:
+        found = function(predicted, rows)
+        if not isinstance(found, tuple) or len(found) != 3 or not np.isfinite(found[1]):
+            raise StepError(f"the metric answered {found!r}", name, "Answer (name, finite value, higher is better).")
+        return found
+
+    return metric
+
+# %% ../../nbs/training/crossfit.ipynb #fe9e2ecb
+def _known_to_lightgbm(metric: str, examples: Examples) -> bool:
+    import lightgbm as lgb
+
+    words = tree_parameters(examples.task, len(examples.classes), [], {}) | {"metric": metric}
+    few = lgb.Dataset(np.zeros((6, 1)), np.arange(6) % max(len(examples.classes), 2), params={"verbosity": -1})
+    return bool(lgb.Booster(words | {"verbosity": -2}, few).add_valid(few, "few").eval_valid())
+
+# %% ../../nbs/training/crossfit.ipynb #4372ce3c
 PACE = 0.25  # Learning rate times rounds between two reports
 
 
@@ -166,7 +199,7 @@ def _follow(report: Callable[[int, float], None], rate: float, sign: list[int]) 
 
     return follow
 
-# %% ../../nbs/training/crossfit.ipynb #ab04d6cc
+# %% ../../nbs/training/crossfit.ipynb #6385e83f
 def left_out_table(
     rows: pl.DataFrame,  # Training rows
     key: list[str],  # Columns that tell rows apart
