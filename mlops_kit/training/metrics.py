@@ -21,7 +21,16 @@ from ..project import StepError
 SMALLER_IS_BETTER = {"log_loss", "brier", "calibration_error", "mae", "mse", "rmse", "mape", "pinball_loss"}
 UNDIRECTED = {"predicted_share", "observed_share", "interval_coverage"}
 LOSS = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}  # The number that decides, by task
-SHORT = {"auc": "ROC AUC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "mape": "MAPE", "r2": "R²", "ms": "ms", "f1": "F1"}
+SHORT = {
+    "auc": "ROC AUC",
+    "mae": "MAE",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mape": "MAPE",
+    "r2": "R²",
+    "ms": "ms",
+    "f1": "F1",
+}
 
 
 def in_words(
@@ -41,7 +50,9 @@ def check_scores(
     columns = 0 if task == "regression" else 2 if task == "binary" else max(2, scores.shape[-1])
     wanted = (len(truth), columns) if columns else (len(truth),)
     if scores.shape != wanted or not len(truth):
-        what = f"scores of shape {scores.shape} for {len(truth):,} rows" if len(truth) else "there are no rows to measure"
+        what = (
+            f"scores of shape {scores.shape} for {len(truth):,} rows" if len(truth) else "there are no rows to measure"
+        )
         raise StepError(what, "scores", f"For {task}, give shape {wanted}, and one row or more.")
     for name, values in {"truth": truth, "scores": scores}.items():
         wrong = int((~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).sum())
@@ -263,9 +274,11 @@ def _measure_quantiles(truth: np.ndarray, quantiles: np.ndarray, levels: Any, *u
     error, inside = truth[:, None] - quantiles, (quantiles[:, 0] <= truth) & (truth <= quantiles[:, -1])
     pinball = np.maximum(np.array(levels) * error, (np.array(levels) - 1) * error).mean(axis=1)
     s = _sums({"rows": np.ones(len(truth)), "pinball": pinball, "inside": inside}, *under)
-    return {name: _ratio(s[of], s["rows"]) for name, of in (("pinball_loss", "pinball"), ("interval_coverage", "inside"))}
+    return {
+        name: _ratio(s[of], s["rows"]) for name, of in (("pinball_loss", "pinball"), ("interval_coverage", "inside"))
+    }
 
-# %% ../../nbs/training/metrics.ipynb #98e52ec1
+# %% ../../nbs/training/metrics.ipynb #8b62288f
 def measure_draws(
     task: str,  # binary, multiclass or regression
     truth: np.ndarray,  # Class numbers, or values
@@ -279,8 +292,17 @@ def measure_draws(
     weights: np.ndarray | None = None,  # Weight of each row; None means 1
 ) -> dict[str, np.ndarray]:  # {metric: value, one a draw}; NaN where it is not defined
     "Measure the same rows under many weights of their blocks."
+    from threadpoolctl import threadpool_limits
+
     check_scores(task, truth, scores)
     under = (blocks, counts, np.ones(len(truth)) if weights is None else weights)
+    with threadpool_limits(1, user_api="blas"):  # Small products: threads that wait for each other cost more
+        return _measure(task, truth, scores, threshold, alert_share, quantiles, levels, under)
+
+# %% ../../nbs/training/metrics.ipynb #5dc6e9d7
+def _measure(
+    task: str, truth: Any, scores: Any, threshold: Any, alert_share: float, quantiles: Any, levels: Any, under: Any
+) -> dict[str, np.ndarray]:
     if task == "regression":
         more = {} if quantiles is None else _measure_quantiles(truth, quantiles, levels, *under)
         return _measure_values(truth, scores, *under) | more
