@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/crossfit.html.md"""
 
 # %% auto #0
 __all__ = ['Folds', 'PACE', 'Examples', 'read_examples', 'check_folds', 'fold_numbers', 'cross_fit', 'cross_fit_linear',
-           'cross_fit_constant', 'find_metric', 'judge_trees', 'left_out_table']
+           'cross_fit_constant', 'cross_fit_estimator', 'find_metric', 'judge_trees', 'left_out_table']
 
 # %% ../../nbs/training/crossfit.ipynb #4ef84c7b
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def read_examples(
     matrix, truth = encode(rows, features, categories), number_labels(rows[label], task, classes)
     return Examples(task, classes, features, sizes_of(features, categories), matrix, truth)
 
-# %% ../../nbs/training/crossfit.ipynb #5bb2ead2
+# %% ../../nbs/training/crossfit.ipynb #ee374f5a
 def check_folds(
     folds: Folds,  # Rows to fit on, rows to judge on
     weights: np.ndarray | None = None,  # Weight of each row
@@ -127,6 +127,28 @@ def cross_fit_constant(
 
     return cross_fit(examples, folds, score)
 
+# %% ../../nbs/training/crossfit.ipynb #0976ecd5
+def cross_fit_estimator(
+    examples: Examples,
+    folds: Folds,  # Rows to fit on, rows to judge on
+    name: str,  # Such as sklearn.ensemble.RandomForestClassifier
+    parameters: dict[str, Any],  # What it is made with
+    weights: np.ndarray | None = None,  # Weight of each row
+    seed: int = 0,  # Of everything that is drawn
+) -> np.ndarray:  # Scores; NaN where no fold judged
+    "Score what each fold leaves out by an estimator of its other rows."
+    from mlops_kit.training.estimators import fit_estimator, make_estimator, predict_estimator
+
+    make_estimator(name, parameters, examples.task, seed)  # A wrong name is said before anything is fitted
+    matrix, truth, sizes, task = examples.matrix, examples.truth, examples.sizes, examples.task
+
+    def score(fit: np.ndarray, judge: np.ndarray) -> np.ndarray:
+        own = None if weights is None else weights[fit]
+        fitted = fit_estimator(name, parameters, matrix[fit], truth[fit], sizes, task, own, seed)
+        return predict_estimator(fitted, matrix[judge], task, len(examples.classes))
+
+    return cross_fit(examples, folds, score)
+
 # %% ../../nbs/training/crossfit.ipynb #3c4a3647
 def find_metric(
     metric: str,  # As in settings; "" for log loss or RMSE
@@ -159,7 +181,7 @@ def _known_to_lightgbm(metric: str, examples: Examples) -> bool:
     few = lgb.Dataset(np.zeros((6, 1)), np.arange(6) % max(len(examples.classes), 2), params={"verbosity": -1})
     return bool(lgb.Booster(words | {"verbosity": -2}, few).add_valid(few, "few").eval_valid())
 
-# %% ../../nbs/training/crossfit.ipynb #4372ce3c
+# %% ../../nbs/training/crossfit.ipynb #94815670
 PACE = 0.25  # Learning rate times rounds between two reports
 
 
@@ -199,7 +221,7 @@ def _follow(report: Callable[[int, float], None], rate: float, sign: list[int]) 
 
     return follow
 
-# %% ../../nbs/training/crossfit.ipynb #6385e83f
+# %% ../../nbs/training/crossfit.ipynb #b153b6c1
 def left_out_table(
     rows: pl.DataFrame,  # Training rows
     key: list[str],  # Columns that tell rows apart
