@@ -13,7 +13,7 @@ import polars as pl
 
 from ..project import SettingsError, StepError, nearest
 
-# %% ../../nbs/training/tasks.ipynb #616bb9c4
+# %% ../../nbs/training/tasks.ipynb #1e074175
 TASKS = ("binary", "multiclass", "regression")
 FEW = 10  # Most values of a whole number that are read as classes
 RARE = 0.02  # Least share of a class that a whole number stands for
@@ -27,7 +27,7 @@ def _are_classes(values: pl.Series) -> bool:
     found = counts[values.name].sort().to_list()
     whole = len(found) <= FEW and found[0] in (0, 1) and found[-1] - found[0] + 1 == len(found)
     is_count = counts[values.name][0] == 0 and len(found) > 3
-    return whole and not is_count and counts["count"].min() >= RARE * len(values)
+    return whole and not is_count and (counts["count"] >= RARE * len(values)).all()
 
 # %% ../../nbs/training/tasks.ipynb #c805d816
 def find_task(
