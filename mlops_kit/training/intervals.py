@@ -217,7 +217,7 @@ def compare_resampling(
         found.append({"metric": name, **of, "row_low": low, "row_high": high, "wider": wider})
     return found
 
-# %% ../../nbs/training/intervals.ipynb #e8c84adb
+# %% ../../nbs/training/intervals.ipynb #fb4ae234
 def draw_resampling(
     compared: list[dict[str, Any]],  # From `compare_resampling`
 ) -> Any:  # matplotlib figure
@@ -233,7 +233,8 @@ def draw_resampling(
         ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=10)
         ax.axvline(1, color=tokens["light"]["c0"], linewidth=0.8, linestyle="--")
         ax.set(xlabel="times as wide as with single rows", xlim=(0, 1.12 * max((w for w, _ in wider), default=1)))
-        ax.set_title(f"Whole blocks: up to {wider[-1][0]:.1f} times as wide" if wider else "No interval")
+        title = f"Whole blocks: up to {wider[-1][0]:.1f} times as wide" if wider else "No interval"
+        fig.suptitle(title, fontsize=12)
         ax.grid(axis="y", visible=False)
     plt.close(fig)
     return fig
