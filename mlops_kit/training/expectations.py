@@ -109,7 +109,9 @@ def golden_table(
     "Fill up what people have written."
     usual = {feature: _usual(train[feature]) for feature in features}
     filled = [usual | _named(name, one, features) for name, one in golden.items()]
-    types = {feature: pl.Float64 if train.schema[feature].is_numeric() else train.schema[feature] for feature in features}
+    types = {
+        feature: pl.Float64 if train.schema[feature].is_numeric() else train.schema[feature] for feature in features
+    }
     try:
         return pl.DataFrame(filled, schema=types)  # A median may lie between whole numbers
     except (pl.exceptions.PolarsError, TypeError) as error:
