@@ -58,7 +58,7 @@ def check_behaviour(
         *check_noise(score, rows, find_spreads(train, features), noise, max_change_noise, seed),
     ]
 
-# %% ../../nbs/training/behaviour.ipynb #c25f70cc
+# %% ../../nbs/training/behaviour.ipynb #1cc70f28
 def summarise(
     checks: list[dict[str, Any]],  # From `check_behaviour`
 ) -> pl.DataFrame:  # One row a kind
@@ -81,8 +81,13 @@ def summarise(
 def find_worst(
     checks: list[dict[str, Any]],  # Of one kind
 ) -> dict[str, Any]:  # The one without an answer, else the one that misses its bar by most or comes nearest to it
-    "Find the worst check."
-    return min(checks, key=lambda check: float("-inf") if check["margin"] is None else check["margin"])
+    "Find the worst check; one that must be 0 and is 0 comes near to nothing."
+    return min(checks, key=_rank)
+
+
+def _rank(check: dict[str, Any]) -> float:
+    margin = check["margin"]
+    return float("-inf") if margin is None else float("inf") if margin == 0 else margin
 
 
 def _by_kind(checks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -101,7 +106,7 @@ def write_behaviour(
     "Write all checks as `behaviour.json`."
     write_file(path(place) / "behaviour.json", json.dumps({"task": task, "rows": rows, "checks": checks}, indent=1))
 
-# %% ../../nbs/training/behaviour.ipynb #a0ddf85b
+# %% ../../nbs/training/behaviour.ipynb #8a8912d3
 REMEDIES = {
     "invariance": "Look at how rows are encoded: an answer depends on something that is no feature.",
     "direction": "Set `monotone` for the feature in training; or take the direction back, if the data say otherwise.",
@@ -122,7 +127,7 @@ def hold_checks(
         found = "no value" if worst["value"] is None else f"{worst['value']:.3g}"
         note = f"{len(of_kind)} checks; the worst is {worst['name']}: {found}, {worst['bar']}. {worst['note']}"
         try:
-            gate(f"{kind} checks that fail", failed, at_most=0, note=note.strip(), remedy=REMEDIES[kind])
+            gate(f"failed checks of {kind}", failed, at_most=0, note=note.strip(), remedy=REMEDIES[kind])
         except GateFailed as error:
             failures.append(error)
     if failures:
