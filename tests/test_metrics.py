@@ -251,7 +251,7 @@ def test_gathered_blocks_keep_the_width_of_an_interval():
     truth = (np.random.default_rng(0).random(20_000) < 0.3).astype(int)
     rows, scores = pl.DataFrame({"id": np.arange(20_000)}), np.full((20_000, 2), 0.5)
     blocks = make_blocks(rows, None)
-    assert blocks.max() + 1 == 500
+    assert blocks.max() + 1 == 300
     error = bootstrap("binary", truth, scores, blocks).draws["observed_share"].std()
     assert error == pytest.approx((0.3 * 0.7 / 20_000) ** 0.5, rel=0.1)
 
