@@ -152,7 +152,7 @@ def _weigh(made: Any, name: str, weights: np.ndarray | None) -> dict[str, np.nda
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
-# %% ../../nbs/training/estimators.ipynb #956766f0
+# %% ../../nbs/training/estimators.ipynb #a2094fcc
 BLOCK = 256  # Rows that ONNX scores at once; the last block is filled up
 
 
@@ -167,7 +167,7 @@ def predict_estimator(
     found, present = _score(loaded, rows, task)
     if task == "regression":
         return found.reshape(len(rows)).astype(float)
-    scores = np.zeros((len(rows), max(classes, len(present))))
+    scores = np.zeros((len(rows), max(classes, *(place + 1 for place in present))))
     scores[:, present] = np.clip(found, 0, 1)
     return scores / scores.sum(axis=1, keepdims=True)
 
