@@ -6,9 +6,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'cache_app', 'tables_app', 'Env', 'AsJson', 'Given', 'contract_app', 'main', 'parse_given', 'run', 'graph',
-           'status', 'steps', 'settings', 'report', 'logs', 'note', 'compare', 'tables_list', 'tables_show', 'lineage',
-           'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample', 'contract_infer',
-           'contract_check']
+           'status', 'steps', 'settings', 'report', 'logs', 'note', 'compare', 'reproduce', 'tables_list',
+           'tables_show', 'lineage', 'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample',
+           'contract_infer', 'contract_check']
 
 # %% ../nbs/16_cli.ipynb #e12bc6fe
 import contextlib
@@ -472,6 +472,47 @@ def compare(
         _print_json(found)
     elif not html:
         typer.echo(comparison_text(found))
+
+# %% ../nbs/16_cli.ipynb #38a28234
+@app.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(help="Registered model, MODEL@ALIAS or MODEL/VERSION; or a run.")],
+    output: Annotated[str, typer.Option(help="What is made again.")] = "model",
+    from_data: Annotated[
+        bool, typer.Option("--from-data", help="Begin at the landed tables, not at the split.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder in which it was made again.")] = False,
+    env: Env = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model again from stored code, data and lock, and compare bit for bit.
+
+    mlops-kit reproduce flights@champion
+    """
+    import shutil
+
+    from mlops_kit.reproduction import prepare_reproduction, reproduce, reproduction_text
+
+    kit, store = _kit(env), _store(env)
+    runs, _ = _ledger(env)
+    uri = prepare_reproduction(find_root(), store, kit)
+    folder = store.home / "reproduced" / f"{os.getpid()}-{os.urandom(3).hex()}"
+    tell = lambda step: typer.echo(f"> {step}", err=True)  # noqa: E731
+    try:
+        found = reproduce(model, store, runs, find_root(), folder.absolute(), uri, output, from_data, tell)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if found["identical"] and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        typer.echo(f"made in {folder}", err=True)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(reproduction_text(found))
+    if not found["identical"]:
+        raise typer.Exit(1)
 
 # %% ../nbs/16_cli.ipynb #b8ff48e9
 @tables_app.command("list")
