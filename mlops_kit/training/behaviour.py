@@ -58,7 +58,7 @@ def check_behaviour(
         *check_noise(score, rows, find_spreads(train, features), noise, max_change_noise, seed),
     ]
 
-# %% ../../nbs/training/behaviour.ipynb #1cc70f28
+# %% ../../nbs/training/behaviour.ipynb #ed84dac1
 def summarise(
     checks: list[dict[str, Any]],  # From `check_behaviour`
 ) -> pl.DataFrame:  # One row a kind
@@ -78,6 +78,13 @@ def summarise(
     )
 
 
+def _by_kind(checks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in checks:
+        found.setdefault(check["kind"], []).append(check)
+    return found
+
+# %% ../../nbs/training/behaviour.ipynb #92bac51b
 def find_worst(
     checks: list[dict[str, Any]],  # Of one kind
 ) -> dict[str, Any]:  # The one without an answer, else the one that misses its bar by most or comes nearest to it
@@ -88,13 +95,6 @@ def find_worst(
 def _rank(check: dict[str, Any]) -> float:
     margin = check["margin"]
     return float("-inf") if margin is None else float("inf") if margin == 0 else margin
-
-
-def _by_kind(checks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for check in checks:
-        found.setdefault(check["kind"], []).append(check)
-    return found
 
 # %% ../../nbs/training/behaviour.ipynb #d3a292a9
 def write_behaviour(
