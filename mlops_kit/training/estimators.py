@@ -6,12 +6,11 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/estimators.html.md"""
 
 # %% auto #0
 __all__ = ['EXAMPLE', 'WIDEST', 'UNSCALED', 'BLOCK', 'AGREES', 'CHECKED', 'make_estimator', 'fit_estimator', 'predict_estimator',
-           'estimator_bytes', 'load_estimator']
+           'estimator_bytes', 'to_pickle', 'from_pickle', 'load_estimator']
 
-# %% ../../nbs/training/estimators.ipynb #2c466163
+# %% ../../nbs/training/estimators.ipynb #85c1667c
 import inspect
 import json
-import pickle
 from typing import Any
 
 import numpy as np
@@ -192,7 +191,7 @@ def _score_blocks(session: Any, rows: np.ndarray) -> np.ndarray:
     found = [session.run(None, {"rows": filled[start : start + BLOCK]})[-1] for start in starts]
     return np.concatenate(found)[: len(rows)]
 
-# %% ../../nbs/training/estimators.ipynb #5c5b3544
+# %% ../../nbs/training/estimators.ipynb #1740e4e1
 AGREES = 1e-5  # Largest difference from scikit-learn: of a probability, or as a share of the values' spread
 CHECKED = 10_000  # Most rows that both score
 
@@ -212,7 +211,7 @@ def estimator_bytes(
     if not reason:
         return "onnx", data
     if allow_pickle:
-        return "pickle", pickle.dumps(estimator)
+        return "pickle", to_pickle(estimator)
     name = type(estimator[-1]).__name__
     remedy = "Name another, or set `allow_pickle = true`; to open a pickle is to run what it holds."
     raise StepError(f"{name} cannot be stored as ONNX: {reason}", "estimator", remedy)
@@ -241,14 +240,32 @@ def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -
     gap = float(np.abs(theirs - ours).max()) / spread
     return "" if gap <= AGREES else f"its answers would differ by up to {gap:.2g}"
 
-# %% ../../nbs/training/estimators.ipynb #c48c43fa
+# %% ../../nbs/training/estimators.ipynb #0f399b50
+def to_pickle(
+    estimator: Any,  # Fitted
+) -> bytes:
+    "Write an estimator as a pickle."
+    import pickle
+
+    return pickle.dumps(estimator)
+
+
+def from_pickle(
+    data: bytes,  # From `to_pickle`; a pickle from anywhere else can run anything
+) -> Any:  # The estimator
+    "Read an estimator from a pickle."
+    import pickle
+
+    return pickle.loads(data)
+
+# %% ../../nbs/training/estimators.ipynb #7e70d5d6
 def load_estimator(
     kind: str,  # onnx or pickle, from `estimator_bytes`
     data: bytes,  # What was written
 ) -> Any:  # For `predict_estimator`
     "Read an estimator."
     if kind == "pickle":
-        return pickle.loads(data)
+        return from_pickle(data)
     try:
         import onnxruntime as runtime
     except ImportError:
