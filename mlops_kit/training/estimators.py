@@ -6,9 +6,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/estimators.html.md"""
 
 # %% auto #0
 __all__ = ['EXAMPLE', 'WIDEST', 'UNSCALED', 'BLOCK', 'AGREES', 'CHECKED', 'make_estimator', 'fit_estimator', 'predict_estimator',
-           'estimator_bytes', 'to_pickle', 'from_pickle', 'load_estimator']
+           'estimator_bytes', 'load_estimator']
 
-# %% ../../nbs/training/estimators.ipynb #85c1667c
+# %% ../../nbs/training/estimators.ipynb #51556a43
 import inspect
 import json
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..project import SettingsError, StepError, find_function, find_root, nearest, own_package
+from .pickles import from_pickle, to_pickle
 
 # %% ../../nbs/training/estimators.ipynb #683ceaa5
 EXAMPLE = "sklearn.ensemble.RandomForestClassifier"
@@ -239,24 +240,6 @@ def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -
     spread = max(float(theirs.std()), 1e-12) if task == "regression" else 1.0
     gap = float(np.abs(theirs - ours).max()) / spread
     return "" if gap <= AGREES else f"its answers would differ by up to {gap:.2g}"
-
-# %% ../../nbs/training/estimators.ipynb #0f399b50
-def to_pickle(
-    estimator: Any,  # Fitted
-) -> bytes:
-    "Write an estimator as a pickle."
-    import pickle
-
-    return pickle.dumps(estimator)
-
-
-def from_pickle(
-    data: bytes,  # From `to_pickle`; a pickle from anywhere else can run anything
-) -> Any:  # The estimator
-    "Read an estimator from a pickle."
-    import pickle
-
-    return pickle.loads(data)
 
 # %% ../../nbs/training/estimators.ipynb #7e70d5d6
 def load_estimator(
