@@ -173,8 +173,8 @@ def _first_row(old: Path, new: Path) -> str:
 
     one, other = pl.read_parquet(old), pl.read_parquet(new)
     if one.schema != other.schema:
-        kinds = [{name: str(kind) for name, kind in table.schema.items()} for table in (one, other)]
-        return f"columns: {_first_field(*kinds)}"
+        kinds, others = ({name: str(kind) for name, kind in table.schema.items()} for table in (one, other))
+        return f"columns: {_first_field(kinds, others)}"
     if len(one) != len(other):
         return f"{len(one):,} rows -> {len(other):,} rows"
     for name in one.columns:
@@ -231,9 +231,10 @@ def _build_environment(lock: str, folder: Path) -> str:  # Its Python
     import venv
 
     wanted = write_file(folder / "requirements.txt", lock)
-    venv.create(folder / "venv", with_pip=True)
+    asked = any(line.strip() and not line.startswith("#") for line in lock.splitlines())
+    venv.create(folder / "venv", with_pip=asked)
     python = str(folder / "venv" / "bin" / "python")
-    if any(line.strip() and not line.startswith("#") for line in lock.splitlines()):
+    if asked:
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     return python
@@ -299,18 +300,15 @@ def _copy(place: Path, copy: Path) -> Path:
 def _workload(parameters: dict, folder: Path, packages: list[str]) -> dict[str, str]:
     "Say which module stands for the workload in the rebuilt code."
     resolved = dict.fromkeys(LEFT_OUT, "")
-    named = [p for p in sorted(packages, key="mlops_kit".__eq__) if _module(folder, p, parameters.get("workload"))]
-    if named and parameters.get("workload"):
-        module = f"{named[0]}.workloads.{parameters['workload']}"
-        beside = f"{parameters['workload']}_contracts"
-        resolved |= {"load_workload": module}
-        resolved |= {"load_contracts_of": f"{module}_contracts" if _module(folder, named[0], beside) else module}
-    return resolved
-
-
-def _module(folder: Path, package: str, name: str | None) -> bool:
-    place = folder / package / "workloads"
-    return bool(name) and ((place / f"{name}.py").exists() or (place / str(name)).is_dir())
+    name = parameters.get("workload")
+    owners = [p for p in sorted(packages, key="mlops_kit".__eq__) if (folder / p / "workloads").is_dir()]
+    if not (name and owners):
+        return resolved
+    place, module = folder / owners[0] / "workloads", f"{owners[0]}.workloads.{name}"
+    if not (place / name).is_dir() and not (place / f"{name}.py").exists():
+        write_file(place / f"{name}.py", "")  # It is looked for, also where only its contracts are used
+    beside = (place / f"{name}_contracts.py").exists() or (place / f"{name}_contracts").is_dir()
+    return resolved | {"load_workload": module, "load_contracts_of": f"{module}_contracts" if beside else module}
 
 # %% ../nbs/24_reproduction.ipynb #d5512c4c
 def _write_code(part: Part, folder: Path, root: Path) -> tuple[Stored, list[str], list[str]]:
