@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ledger
+from .evidence import read_records
 from .probes import sqlite_file, tracking_uri
 from .project import StepError, StoreError, read_json
 from .store import Memo, describe, locked, writing
@@ -111,6 +112,7 @@ def _track_step(client: Any, experiment: str, parent: str, step: dict, home: Pat
         "mlops_kit.reason": step["reason"],
         "mlops_kit.cached": step["status"] == "cached",
         **gates,
+        **_study(home / (step["made_by"] or run) / step["step"]),
     }
     cost = {name: step.get(name) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     _batch(client, child, params, {**step["metrics"], **cost}, tags)
@@ -120,6 +122,12 @@ def _track_step(client: Any, experiment: str, parent: str, step: dict, home: Pat
             if (folder / name).exists():
                 client.log_artifact(child, str(folder / name))
     client.set_terminated(child, "FAILED" if step["status"] == "failed" else "FINISHED")
+
+
+def _study(folder: Path) -> dict[str, str]:
+    "Say which study a step searched in, if it did."
+    said = [record["value"] for record in read_records(folder) if record.get("name") == "study"]
+    return {"mlops_kit.study": said[-1]} if said else {}
 
 
 def _track_run(client: Any, experiment: str, run: dict, home: Path) -> str:

@@ -42,6 +42,34 @@ def test_every_family_fits_every_task_and_comes_back_as_it_was(rows, task, famil
     assert scores.shape == (len(rows),) if task == "regression" else np.allclose(scores.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize(
+    ("rows", "name", "parameters"),
+    [
+        (CANCER, "sklearn.ensemble.RandomForestClassifier", {"n_estimators": 20}),
+        (WINE, "sklearn.linear_model.LogisticRegression", {"max_iter": 500}),
+        (DIABETES, "sklearn.neighbors.KNeighborsRegressor", {}),
+    ],
+)
+def test_an_estimator_by_name_is_stored_as_onnx_and_comes_back(rows, name, parameters, tmp_path):
+    model = fit(rows, name, parameters=parameters)
+    again = load_model(save_model(tmp_path, model))
+    assert {file.name for file in tmp_path.iterdir()} == {"model.json", "model.onnx"}
+    assert again == model and (predict(again, rows) == predict(model, rows)).all()
+    constant = predict(fit(rows, "constant"), rows)
+    truth = rows["label"].to_numpy()
+    right = [np.abs(found if found.ndim == 1 else found.argmax(axis=1)) for found in (predict(model, rows), constant)]
+    assert np.abs(right[0] - truth).mean() < np.abs(right[1] - truth).mean()
+
+
+def test_a_pickle_is_written_only_where_settings_allow_it(tmp_path):
+    name = "sklearn.ensemble.HistGradientBoostingClassifier"
+    with pytest.raises(StepError, match="allow_pickle"):
+        fit(CANCER, name)
+    save_model(tmp_path, fit(CANCER, name, allow_pickle=True))
+    assert (tmp_path / "model.pkl").is_file()
+    assert predict(load_model(tmp_path), CANCER).shape == (len(CANCER), 2)
+
+
 def test_models_learn_more_than_the_constant():
     for rows in (CANCER, WINE):
         truth = rows["label"].to_numpy()

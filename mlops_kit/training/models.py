@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/models.html.md"""
 __all__ = ['FAITH', 'GROUPS', 'FAMILIES', 'part_rows', 'Model', 'sizes_of', 'fit_model', 'check_weights', 'predict_raw',
            'predict', 'predict_interval', 'save_model', 'load_model', 'Scorer']
 
-# %% ../../nbs/training/models.ipynb #4178d598
+# %% ../../nbs/training/models.ipynb #01a0c961
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -22,6 +22,7 @@ from ..project import SettingsError, StepError, nearest, path, write_file
 from ..tables import read_table
 from .calibration import apply_calibration
 from .encoding import encode, find_categories
+from .estimators import estimator_bytes, fit_estimator, load_estimator, predict_estimator
 from .linear import fit_linear, predict_linear
 from .tasks import find_classes, find_task, number_labels
 from .trees import bin_rows, fit_trees, predict_trees, read_trees, tree_parameters
@@ -37,7 +38,7 @@ def part_rows(
     chosen = read_table(splits).filter(pl.col("part") == part)
     return read_table(gold).join(chosen.select(key), on=key, how="semi").sort(key)
 
-# %% ../../nbs/training/models.ipynb #bf15f80b
+# %% ../../nbs/training/models.ipynb #a39a992c
 @dataclass(frozen=True)
 class Model:
     "A fitted model, and what is needed to score a row with it."
@@ -47,7 +48,7 @@ class Model:
     classes: list  # Values of the label, sorted; the second of two is the positive one
     features: list[str]  # Columns that it reads, in order
     categories: dict[str, list[str]]  # {feature: values of the training rows, sorted}
-    family: str  # trees, linear, constant, last
+    family: str  # trees, linear, constant, last, or an estimator of scikit-learn's interface by its dotted name
     fitted: dict[str, Any] = field(default_factory=dict)  # Numbers that it learned
     calibration: dict[str, Any] = field(
         default_factory=dict
@@ -58,11 +59,17 @@ class Model:
     )  # Regression: levels, and offsets from the prediction
     training: dict[str, Any] = field(default_factory=dict)  # Rows and parameters it was fitted with
     text: str = field(default="", repr=False)  # LightGBM's text
+    file: bytes = field(default=b"", repr=False)  # Another estimator, as ONNX, or as pickle where settings allow it
 
     @cached_property
     def trees(self) -> Any:  # lightgbm.Booster, read once
         "Read the trees."
         return read_trees(self.text)
+
+    @cached_property
+    def estimator(self) -> Any:  # Session of ONNX Runtime, or scikit-learn's pipeline, read once
+        "Read another estimator."
+        return load_estimator(self.fitted["format"], self.file)
 
     @property
     def sizes(self) -> dict[int, int]:  # {column of the matrix: how many categories}
@@ -119,21 +126,21 @@ def _predict_last(values: np.ndarray, fitted: dict[str, Any]) -> np.ndarray:
         return np.array(fitted["shares"])[_group(values, np.array(fitted["edges"]))]
     return np.where(np.isnan(values), fitted["mean"], values)
 
-# %% ../../nbs/training/models.ipynb #cbdb0337
+# %% ../../nbs/training/models.ipynb #0fbbd73a
 FAMILIES = ("trees", "linear", "constant", "last")
 
 
 def fit_model(
-    family: str,  # trees, linear, constant or last
+    family: str,  # trees, linear, constant, last, or the dotted name of an estimator
     rows: pl.DataFrame,  # Training rows, in a fixed order
     features: list[str],  # Columns that the model reads; for `last`, the one with the last known value
     label: str,  # Column that it predicts
     task: str = "",  # binary, multiclass or regression; empty where the label is to tell
     weights: np.ndarray | None = None,  # Weight of each row
-    **given: Any,  # Trees: rounds, and the words of `tree_parameters`; linear: strength
+    **given: Any,  # Trees: rounds, and the words of `tree_parameters`; an estimator: parameters, seed, allow_pickle
 ) -> Model:  # Not calibrated
     "Fit a model of one family."
-    if family not in FAMILIES:
+    if family not in FAMILIES and "." not in family:
         raise SettingsError(f"there is no family of models `{family}`", "family", nearest(family, FAMILIES))
     check_weights(weights, len(rows))
     task = find_task(rows[label], task)
@@ -143,7 +150,7 @@ def fit_model(
     empty = Model(task, label, classes, features, categories, family, training={"rows": len(rows)} | given)
     return _fit(empty, matrix, truth, weights, given)
 
-# %% ../../nbs/training/models.ipynb #d30964ed
+# %% ../../nbs/training/models.ipynb #3f766b15
 def check_weights(
     weights: np.ndarray | None,  # Weight of each row
     rows: int,  # How many there are
@@ -168,9 +175,25 @@ def _fit(model: Model, matrix: np.ndarray, truth: np.ndarray, weights: Any, give
         return replace(model, fitted=fit_linear(matrix, truth, model.sizes, model.task, classes, weights, **given))
     if model.family == "last":
         return replace(model, fitted=_fit_last(matrix[:, 0], truth, classes, weights))
-    return replace(model, fitted=_fit_constant(truth, classes, weights))
+    if model.family == "constant":
+        return replace(model, fitted=_fit_constant(truth, classes, weights))
+    return _fit_estimator(model, matrix, truth, weights, **given)
 
-# %% ../../nbs/training/models.ipynb #91d32323
+
+def _fit_estimator(
+    model: Model,
+    matrix: np.ndarray,
+    truth: np.ndarray,
+    weights: Any,
+    parameters: dict[str, Any] | None = None,
+    seed: int = 0,
+    allow_pickle: bool = False,
+) -> Model:
+    fitted = fit_estimator(model.family, parameters or {}, matrix, truth, model.sizes, model.task, weights, seed)
+    kind, content = estimator_bytes(fitted, matrix, model.task, allow_pickle)
+    return replace(model, fitted={"format": kind}, file=content)
+
+# %% ../../nbs/training/models.ipynb #e2c514db
 def predict_raw(
     model: Model,
     rows: pl.DataFrame,  # Rows with the model's features
@@ -183,7 +206,9 @@ def predict_raw(
         return predict_linear(matrix, model.fitted, model.sizes, model.task)
     if model.family == "last":
         return _predict_last(matrix[:, 0], model.fitted)
-    return _predict_constant(model.fitted, len(rows))
+    if model.family == "constant":
+        return _predict_constant(model.fitted, len(rows))
+    return predict_estimator(model.estimator, matrix, model.task, len(model.classes))
 
 
 def predict(
@@ -203,15 +228,16 @@ def predict_interval(
     pairs = zip(model.interval.get("levels", []), model.interval.get("offsets", []), strict=True)
     return {level: centre + offset for level, offset in pairs}
 
-# %% ../../nbs/training/models.ipynb #104e6143
+# %% ../../nbs/training/models.ipynb #02233ccd
 def save_model(
     place: str | Path,  # Folder, relative to the project's root or absolute
     model: Model,  # What to keep
 ) -> Path:  # The folder
-    "Write a model as `model.json`, and trees as `model.txt`, which LightGBM reads."
-    about = {name: value for name, value in asdict(model).items() if name != "text"}
-    if model.text:
-        write_file(path(place) / "model.txt", model.text)
+    "Write a model as `model.json`, with trees as `model.txt` and another estimator as ONNX or pickle beside it."
+    about = {name: value for name, value in asdict(model).items() if name not in ("text", "file")}
+    content = model.text or model.file
+    if content:
+        write_file(path(place) / _file_name(about), content)
     write_file(path(place) / "model.json", json.dumps(about, indent=1))
     return path(place)
 
@@ -222,10 +248,16 @@ def load_model(
     "Read a model."
     try:
         about = json.loads((path(place) / "model.json").read_text())
-        text = (path(place) / "model.txt").read_text() if about.get("family") == "trees" else ""
-        return Model(**about, text=text)
-    except (OSError, ValueError, TypeError) as error:
+        name = _file_name(about)
+        content = (path(place) / name).read_bytes() if name else b""
+        return Model(**about, **({"text": content.decode()} if name == "model.txt" else {"file": content}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise StepError(f"there is no model to read: {error}", str(path(place)), "Run the step that trains.") from error
+
+
+def _file_name(about: dict[str, Any]) -> str:
+    kind = "txt" if about["family"] == "trees" else about["fitted"].get("format", "")
+    return f"model.{'pkl' if kind == 'pickle' else kind}" if kind else ""
 
 # %% ../../nbs/training/models.ipynb #aeceb91f
 class Scorer:
