@@ -227,6 +227,14 @@ def _lock_at(root: Path, digest: str) -> str | None:  # Text of the lock file
     return None
 
 
+def _changed_packages(old: str, new: str) -> str:
+    "Name the packages whose version differs between two locks."
+    found = [dict(re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.M)) for text in (old, new)]
+    names = sorted(name for name in {**found[0], **found[1]} if found[0].get(name) != found[1].get(name))
+    told = [f"{name} {found[0].get(name, 'absent')} -> {found[1].get(name, 'absent')}" for name in names]
+    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
+
+
 def _build_environment(lock: str, folder: Path) -> str:  # Its Python
     import venv
 
@@ -251,6 +259,8 @@ def find_python(
         said.append(f"Python was {recorded['Python']}, here it is {platform.python_version()}")
     if recorded["lock file"] == here["lock file"]:
         return sys.executable, said
+    if not (root / LOCK).exists():
+        return sys.executable, [*said, f"the installed libraries are others than then, and no {LOCK} says which"]
     differ = f"the lock was {recorded['lock file']}, here it is {here['lock file']}"
     lock = _lock_at(root, recorded["lock file"])
     if lock is None:
@@ -259,7 +269,8 @@ def find_python(
         return _build_environment(lock, folder), said
     except (OSError, subprocess.CalledProcessError) as error:
         words = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or ["no message"]
-        return sys.executable, [*said, f"{differ}, and the old one cannot be installed ({words[-1][:200]})"]
+        changed = _changed_packages(lock, (root / LOCK).read_text())
+        return sys.executable, [*said, f"{differ} ({changed}), and the old cannot be installed: {words[-1][:200]}"]
 
 # %% ../nbs/24_reproduction.ipynb #aa0e31de
 def _integrity(part: Part) -> list[str]:
