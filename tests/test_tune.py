@@ -9,17 +9,22 @@ import sys
 import time
 from pathlib import Path
 
+import lightgbm  # noqa: F401  # Only a loaded library can be limited
 import numpy as np
 import polars as pl
 import pytest
 from conftest import PYPROJECT, Project
 from sklearn import datasets
+from threadpoolctl import threadpool_limits
 
 from mlops_kit.notebooks import find_steps
 from mlops_kit.project import ROOT_VARIABLE, GateFailed, SettingsError, StepError
 from mlops_kit.steps import read_table, write_table
 from mlops_kit.training.calibration import apply_calibration
+from mlops_kit.training.crossfit import judge_trees, read_examples
+from mlops_kit.training.folds import make_folds
 from mlops_kit.training.study import finished_trials, open_study, search, search_space
+from mlops_kit.training.trees import bin_rows
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLES = REPOSITORY / "samples"
@@ -31,44 +36,27 @@ QUICK = {"trees": 60, "patience": 10, "folds": 3, "learning_rate": 0.1}
 GIVEN = {"leaves": 7, "learning_rate": 0.1, "rows_a_leaf": 20, "features_a_tree": 0.8, "rows_a_tree": 0.8, "l2": 1.0}
 SPACE = {"leaves": [3, 31], "learning_rate": [0.03, 0.3], "rows_a_leaf": [5, 60]}
 
-SEARCH = """
-import sys, time
-from pathlib import Path
-from sklearn.datasets import load_breast_cancer
-import polars as pl
-from mlops_kit.training.crossfit import judge_trees, read_examples
-from mlops_kit.training.folds import make_folds
-from mlops_kit.training.study import open_study, search, search_space
-from mlops_kit.training.trees import bin_rows
 
-folder, trials, workers, pause, given, space = Path(sys.argv[1]), *map(eval, sys.argv[2:])
-table = load_breast_cancer(as_frame=True).frame
-rows = pl.from_pandas(table)
-examples = read_examples(rows, rows.columns[:8], "target")
-folds = make_folds(rows, examples.truth, parts=3)
-trees = judge_trees(examples, bin_rows(examples.matrix, examples.truth, []), folds, 60, 10, threads=1)
-
-def judge(parameters, report):
-    time.sleep(pause)
-    loss = trees(parameters | {"seed": 0}, report)
-    with open(folder / "judged", "a") as file:
-        file.write(f"{loss}\\n")
-    return loss
-
-search(open_study(folder, "cancer"), judge, search_space(space, given), given, trials, workers=workers)
-"""
-
-
-def begin(folder: Path, trials: int, workers: int = 2, pause: float = 0) -> subprocess.Popen:
+def look(folder: Path, trials: int, workers: int = 2, pause: float = 0) -> None:
+    "Search for parameters of trees on a real table; a line a judged trial is written to a file."
     folder.mkdir(exist_ok=True)
-    words = [str(folder), str(trials), str(workers), str(pause), repr(GIVEN), repr(SPACE)]
-    return subprocess.Popen([sys.executable, "-c", SEARCH, *words], stderr=subprocess.PIPE, text=True)
+    rows = table_of("breast_cancer", 8)
+    examples = read_examples(rows, rows.columns[:8], "y")
+    folds = make_folds(rows, examples.truth, parts=3)
+    trees = judge_trees(examples, bin_rows(examples.matrix, examples.truth, []), folds, 60, 10, threads=1)
+
+    def judge(parameters, report):
+        time.sleep(pause)
+        loss = trees(parameters | {"seed": 0}, report)
+        with open(folder / "judged", "a") as file:
+            file.write(f"{loss}\n")
+        return loss
+
+    search(open_study(folder, "cancer"), judge, search_space(SPACE, GIVEN), GIVEN, trials, workers=workers)
 
 
-def finish(folder: Path, trials: int, workers: int = 2) -> list[tuple]:  # (place, state, loss, parameters)
-    running = begin(folder, trials, workers)
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 0, said
+def finish(folder: Path, trials: int) -> list[tuple]:  # (place, state, loss, parameters)
+    look(folder, trials)
     return told(folder)
 
 
@@ -85,8 +73,10 @@ def whole(tmp_path_factory) -> list[tuple]:
 
 def test_a_killed_search_goes_on_where_it_was_and_ends_the_same(tmp_path, whole):
     folder = tmp_path / "killed"
-    running = begin(folder, 12, pause=0.3)
-    for _ in range(600):
+    call = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'tests')!r}); from test_tune import Path, look; "
+    call += f"look(Path({str(folder)!r}), 12, pause=0.3)"
+    running = subprocess.Popen([sys.executable, "-c", call])
+    for _ in range(1200):
         if (folder / "cancer.db").exists() and len(told(folder)) >= 5:
             break
         time.sleep(0.05)
@@ -161,10 +151,11 @@ def tune(tmp_path, monkeypatch):
         write_table("splits", frame.select("row", part=part), key=["row"])
         places = {"gold": "gold", "splits": "splits", "choices": "choices", "workload": "table"}
         known = {"__name__": "step"}
-        for cell in step.cells:
-            exec(cell.source, known)
-            if cell.kind == "parameters":
-                known.update(QUICK | places | values)
+        with threadpool_limits(1):  # Small tables: threads would only wait for each other
+            for cell in step.cells:
+                exec(cell.source, known)
+                if cell.kind == "parameters":
+                    known.update(QUICK | places | values)
         return json.loads((tmp_path / "choices/choices.json").read_text())
 
     return one
