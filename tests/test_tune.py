@@ -226,6 +226,8 @@ def test_weights_of_classes_are_judged_on_the_classes_as_they_are(tune):
     plain, heavy = tune(cancer, calibrate="none"), tune(cancer, calibrate="best", class_weights={"1": 30})
     assert plain["calibrations"]["none"]["loss"] < heavy["calibrations"]["none"]["loss"]
     assert heavy["calibration"] and heavy["class_weights"] == {"1": 30}, "a curve takes the bend out again"
+    for balance in ("classes", "under", "over"):
+        assert tune(cancer, balance=balance)["learnable"]["shown"]
     kind = heavy["calibrations"][heavy["calibration"]["kind"]]
     assert kind["calibration_error"] < heavy["calibrations"]["none"]["calibration_error"]
 

@@ -53,7 +53,7 @@ def read_examples(
     matrix, truth = encode(rows, features, categories), number_labels(rows[label], task, classes)
     return Examples(task, classes, features, sizes_of(features, categories), matrix, truth)
 
-# %% ../../nbs/training/crossfit.ipynb #5b106892
+# %% ../../nbs/training/crossfit.ipynb #c967aa31
 def check_folds(
     folds: Folds,  # Rows to fit on, rows to judge on
     weights: np.ndarray | None = None,  # Weight of each row
@@ -149,11 +149,12 @@ def cross_fit_estimator(
 
     return cross_fit(examples, folds, score)
 
-# %% ../../nbs/training/crossfit.ipynb #3c4a3647
+# %% ../../nbs/training/crossfit.ipynb #be6ae061
 def find_metric(
     metric: str,  # As in settings; "" for log loss or RMSE
     examples: Examples,
-    factors: np.ndarray | None = None,  # From `class_factors`: without a metric, judging takes them out again
+    weights: np.ndarray | None = None,  # To judge with
+    bent: bool = False,  # Whether rows are fitted with other weights than they are judged with
 ) -> str | Callable:  # As for `judge_folds`
     "Find the metric that rounds and parameters are judged by."
     if ":" in metric:
@@ -161,7 +162,7 @@ def find_metric(
     if metric and not _known_to_lightgbm(metric, examples):
         what = f"LightGBM has no metric `{metric}` for {examples.task}"
         raise SettingsError(what, "metric", "Name one of its own, such as auc, or write package.module:function.")
-    return plain_metric(factors) if factors is not None and not metric else metric
+    return plain_metric(examples.task, examples.truth, weights) if bent and not metric else metric
 
 
 def _checked(name: str, function: Callable) -> Callable:
@@ -181,7 +182,7 @@ def _known_to_lightgbm(metric: str, examples: Examples) -> bool:
     few = lgb.Dataset(np.zeros((6, 1)), np.arange(6) % max(len(examples.classes), 2), params={"verbosity": -1})
     return bool(lgb.Booster(words | {"verbosity": -2}, few).add_valid(few, "few").eval_valid())
 
-# %% ../../nbs/training/crossfit.ipynb #47370d3e
+# %% ../../nbs/training/crossfit.ipynb #c9c527f5
 PACE = 0.25  # Learning rate times rounds between two reports
 DIGITS = 12  # Significant digits of a loss: LightGBM adds it up in the order in which threads end
 
@@ -226,7 +227,7 @@ def _follow(report: Callable[[int, float], None], rate: float, sign: list[int]) 
 def _signed(sign: list[int], value: float) -> float:
     return sign[0] * float(f"{value:.{DIGITS}g}")
 
-# %% ../../nbs/training/crossfit.ipynb #e721da37
+# %% ../../nbs/training/crossfit.ipynb #1ed9cd10
 def left_out_table(
     rows: pl.DataFrame,  # Training rows
     key: list[str],  # Columns that tell rows apart

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/tune.html.md"""
 __all__ = ['NOTHING', 'given_parameters', 'find_parameters', 'threads_of', 'digest_folds', 'score_left_out', 'choose',
            'write_choices', 'read_choices', 'families_table', 'calibrations_table', 'show']
 
-# %% ../../nbs/training/tune.ipynb #7aa288ea
+# %% ../../nbs/training/tune.ipynb #2ac81dc6
 import hashlib
 import json
 import os
@@ -59,7 +59,7 @@ from mlops_kit.training.study import (
     summarise,
 )
 from .trees import bin_rows, cross_fit_trees, tree_parameters
-from .weights import class_factors, row_weights
+from .weights import training_weights
 
 # %% ../../nbs/training/tune.ipynb #a8c74eef
 def given_parameters(
@@ -108,7 +108,7 @@ def digest_folds(
         found.update(np.asarray(side, dtype=np.int64).tobytes() + b";")
     return found.hexdigest()[:16]
 
-# %% ../../nbs/training/tune.ipynb #02ba9dc9
+# %% ../../nbs/training/tune.ipynb #a77c9a80
 def score_left_out(
     examples: Examples,
     binned: Any,  # From `bin_rows`
@@ -117,26 +117,27 @@ def score_left_out(
     rounds: int,  # Most rounds
     patience: int,  # Rounds without a gain after which boosting stops
     metric: str | Callable = "",  # From `find_metric`
-    weights: np.ndarray | None = None,  # Weight of each row
+    weights: np.ndarray | None = None,  # To fit with
+    plain: np.ndarray | None = None,  # To judge with
     estimator: str = "",  # Instead of trees
     seed: int = 0,  # Of the estimator
 ) -> tuple[int, dict[str, np.ndarray]]:  # Rounds; {family: scores, NaN where no fold judged}
     "Score rows by trees or an estimator, the linear model and the constant, each time without them."
-    simple = {"linear": cross_fit_linear, "constant": cross_fit_constant}
-    others = {name: fit(examples, parts, weights) for name, fit in simple.items()}
+    constant = cross_fit_constant(examples, parts, plain)
+    others = {"linear": cross_fit_linear(examples, parts, weights), "constant": constant}
     if estimator:
         return 0, {estimator: cross_fit_estimator(examples, parts, estimator, given, weights, seed)} | others
     words = tree_parameters(examples.task, len(examples.classes), examples.features, given)
     best, _, trees = cross_fit_trees(binned, words, rounds, patience, parts, metric)
     return best, {"trees": trees} | others
 
-# %% ../../nbs/training/tune.ipynb #81cde289
+# %% ../../nbs/training/tune.ipynb #25cb7696
 def choose(
     examples: Examples,
     scores: dict[str, np.ndarray],  # From `score_left_out`; the first family is held against the linear one
     fold: np.ndarray,  # From `fold_numbers`
     blocks: np.ndarray,  # From `make_blocks`
-    weights: np.ndarray | None = None,  # Weight of each row, without those of classes
+    weights: np.ndarray | None = None,  # To judge with
     calibrate: str = "best",  # none, platt, isotonic or best
     costs: tuple[float, float] = (1, 1),  # Of a false alarm, of a missed case
     coverage: float = 0.9,  # Of the interval of a number
@@ -214,7 +215,7 @@ def read_choices(
     except (OSError, ValueError) as error:
         raise StepError(f"there are no choices to read: {error}", str(path(place)), "Run the step `tune`.") from error
 
-# %% ../../nbs/training/tune.ipynb #bc1a9fb3
+# %% ../../nbs/training/tune.ipynb #c3bc3564
 def families_table(
     chosen: dict[str, Any],  # From `choose`
     names: list[str],  # Of the families
