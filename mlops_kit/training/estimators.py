@@ -8,8 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/estimators.html.md"""
 __all__ = ['EXAMPLE', 'WIDEST', 'UNSCALED', 'BLOCK', 'AGREES', 'CHECKED', 'make_estimator', 'fit_estimator', 'predict_estimator',
            'estimator_bytes', 'load_estimator']
 
-# %% ../../nbs/training/estimators.ipynb #f35b52d9
-import importlib
+# %% ../../nbs/training/estimators.ipynb #2c466163
 import inspect
 import json
 import pickle
@@ -17,17 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from ..project import SettingsError, StepError, nearest
+from ..project import SettingsError, StepError, find_function, find_root, nearest, own_package
 
-# %% ../../nbs/training/estimators.ipynb #a18820ab
+# %% ../../nbs/training/estimators.ipynb #683ceaa5
 EXAMPLE = "sklearn.ensemble.RandomForestClassifier"
 
 
 def _find_class(name: str) -> type:
-    module, _, last = name.rpartition(".")
+    module, _, last = name.partition(":") if ":" in name else name.rpartition(".")
+    if ":" not in name and module.partition(".")[0] in ("mlops_kit", own_package(find_root())):
+        remedy = f"Write {module}:{last}, so that an edit of it is noticed."
+        raise SettingsError(f"`{name}` is of this project", "estimator", remedy)
     try:
-        found = getattr(importlib.import_module(module), last)
-    except (ImportError, AttributeError, ValueError):
+        found = find_function(f"{module}:{last}", "estimator")
+    except (SettingsError, ValueError):
         raise SettingsError(f"there is no estimator `{name}`", "estimator", _suggest(name)) from None
     if not (inspect.isclass(found) and hasattr(found, "fit") and hasattr(found, "predict")):
         raise SettingsError(f"`{name}` is not an estimator: it cannot fit and predict", "estimator", _suggest(name))
@@ -215,9 +217,12 @@ def estimator_bytes(
     remedy = "Name another, or set `allow_pickle = true`; to open a pickle is to run what it holds."
     raise StepError(f"{name} cannot be stored as ONNX: {reason}", "estimator", remedy)
 
-# %% ../../nbs/training/estimators.ipynb #13c48651
+# %% ../../nbs/training/estimators.ipynb #7a7e6804
 def _convert(estimator: Any, columns: int, task: str) -> bytes:
-    skl2onnx = _need("skl2onnx")
+    try:
+        import skl2onnx
+    except ImportError:
+        raise _absent("skl2onnx") from None
     classes = [] if task == "regression" else [int(value) for value in estimator.classes_]
     options = {id(estimator): {"zipmap": False}} if classes else None  # A matrix, not a dictionary a row
     rows = [("rows", skl2onnx.common.data_types.FloatTensorType([None, columns]))]
@@ -226,11 +231,8 @@ def _convert(estimator: Any, columns: int, task: str) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
-def _need(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise StepError(f"`{name}` is not installed", "onnx", 'Run `pip install "mlops-kit[onnx]"`.') from None
+def _absent(name: str) -> StepError:
+    return StepError(f"`{name}` is not installed", "onnx", 'Run `pip install "mlops-kit[onnx]"`.')
 
 
 def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -> str:  # Empty where there is none
@@ -239,7 +241,7 @@ def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -
     gap = float(np.abs(theirs - ours).max()) / spread
     return "" if gap <= AGREES else f"its answers would differ by up to {gap:.2g}"
 
-# %% ../../nbs/training/estimators.ipynb #03998038
+# %% ../../nbs/training/estimators.ipynb #c48c43fa
 def load_estimator(
     kind: str,  # onnx or pickle, from `estimator_bytes`
     data: bytes,  # What was written
@@ -247,7 +249,10 @@ def load_estimator(
     "Read an estimator."
     if kind == "pickle":
         return pickle.loads(data)
-    runtime = _need("onnxruntime")
+    try:
+        import onnxruntime as runtime
+    except ImportError:
+        raise _absent("onnxruntime") from None
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # One order of adding
     options.log_severity_level = 3  # Errors
