@@ -124,8 +124,13 @@ def say_claim(
     moved = f"; the other {rest:.3f} is that the world has moved" if kind == "days" and rest >= SAME else ""
     return f"{said} {WHY[kind]}: with whole {kind} held out it claims {scores[kind]:.3f}{moved}."
 
-# %% ../../nbs/training/claims.ipynb #81ce639a
-NAMES = {"rows": "rows at random", "days": "days at random", "groups": "groups at random", "test": "the test rows"}
+# %% ../../nbs/training/claims.ipynb #e938d990
+NAMES = {
+    "rows": "on rows at random",
+    "days": "on days at random",
+    "groups": "on groups at random",
+    "test": "on the test rows",
+}
 
 
 def claims_figure(
@@ -142,9 +147,15 @@ def claims_figure(
         figure, axes = plt.subplots(figsize=(340 / 72, (80 + 24 * len(shown)) / 72))
         colour = [colours["c1" if way == "test" else "c0"] for way in shown["held out"]]
         bars = axes.barh(range(len(shown)), shown["score"], 0.66, color=colour)
+        if task != "regression":
+            axes.axvline(0.5, color=colours["ink2"], linewidth=0.8, linestyle="--")  # Chance
         axes.bar_label(bars, fmt="%.3f", padding=3)
         axes.set(yticks=range(len(shown)), yticklabels=[NAMES[way] for way in shown["held out"]])
-        axes.set(xlabel=f"{METRICS[task]}, judged on", ylim=(len(shown) - 0.5, -0.5), xlim=(min(0, shown["score"].min() or 0), 1.08))
+        axes.set(
+            xlabel=METRICS[task],
+            ylim=(len(shown) - 0.5, -0.5),
+            xlim=(min(0, shown["score"].min() or 0), 1.08),
+        )
         gap = shown["score"][0] - shown["score"][-1] if len(shown) > 1 else 0
         word = f"A random split claims {gap:.3f} too much" if gap >= SAME else "A random split claims no more"
         figure.suptitle(word, fontsize=kit["axes.titlesize"])
