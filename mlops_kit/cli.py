@@ -6,8 +6,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'cache_app', 'tables_app', 'Env', 'AsJson', 'Given', 'contract_app', 'main', 'parse_given', 'run', 'graph',
-           'status', 'steps', 'settings', 'report', 'logs', 'tables_list', 'tables_show', 'lineage', 'cache_size',
-           'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample', 'contract_infer', 'contract_check']
+           'status', 'steps', 'settings', 'report', 'logs', 'note', 'compare', 'reproduce', 'tables_list',
+           'tables_show', 'lineage', 'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample',
+           'contract_infer', 'contract_check']
 
 # %% ../nbs/16_cli.ipynb #e12bc6fe
 import contextlib
@@ -191,8 +192,8 @@ def _show_plan(steps: list[dict], as_json: bool) -> None:
 
 
 def _run_as_json(done: dict) -> dict:
-    kept = ("status", "seconds", "key", "reason", "gates", "metrics", "error")
-    steps = [{"name": step["step"], **{name: step[name] for name in kept}} for step in done["steps"]]
+    kept = ("status", "seconds", "cpu_seconds", "peak_bytes", "key", "reason", "gates", "metrics", "error")
+    steps = [{"name": step["step"], **{name: step.get(name) for name in kept}} for step in done["steps"]]
     told = {name: done[name] for name in ("run", "status", "seconds", "report")} | {"steps": steps}
     return told | ({"error": _parts(done["untracked"])} if "untracked" in done else {})
 
@@ -275,6 +276,8 @@ def status(
     for done in runs[-last:]:
         seconds = f"{done['seconds']:8.1f} s" if done.get("seconds") is not None else " " * 10
         typer.echo(f"{done['run']}  {done['pipeline']:<10} {done['status']:<12}{seconds}  {_counts(done)}")
+        for said in done.get("notes", ()):
+            typer.echo(f"    note: {said['text']}")
     if not runs:
         typer.echo("no run yet: type mlops-kit run train")
 
@@ -402,6 +405,114 @@ def logs(
         file.read_text(encoding="utf-8") if file.exists() else f"{ran[step]['step']} did not start in this run",
         nl=False,
     )
+
+# %% ../nbs/16_cli.ipynb #1de7c0f5
+@app.command()
+def note(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name; `last`, `last~1` before it.")
+    ],
+    text: Annotated[str, typer.Argument(help="Why it was made, what was learnt.")],
+    env: Env = None,
+) -> None:
+    """Leave a note on a run: status, report, comparison and MLflow show it.
+
+    mlops-kit note last "More trees, since the curve still rose"
+    """
+    from mlops_kit import ledger
+    from mlops_kit.evidence import write_report
+    from mlops_kit.project import SettingsError
+
+    if not text.strip():
+        raise SettingsError("the note is empty", "command line", 'Write mlops-kit note RUN "why it was made".')
+    runs, home = _ledger(env)
+    done = ledger.find_run(runs, name)
+    ledger.append(home / "ledger.jsonl", "note", run=done["run"], text=text.strip())
+    typer.echo(f"noted on {done['run']}")
+    runs, _ = _ledger(env)
+    if (home / done["run"] / "report.html").exists():
+        write_report(runs, done["run"], home)
+    if "mlflow_run" in done:
+        _track_note(ledger.find_run(runs, done["run"]), env)
+
+
+def _track_note(run: dict, env: str | None) -> None:
+    from mlops_kit.runner import set_environment
+    from mlops_kit.tracking import track_note
+
+    set_environment(find_root(), _store(env), _kit(env)["tracking_uri"].value)
+    track_note(run)
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name.")] = "last~1",
+    new: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with it.")] = "last",
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
+    env: Env = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: parameters, data, code, metrics, gates, and what a gain has cost.
+
+    mlops-kit compare last~1 last --html comparison.html
+    """
+    from mlops_kit.comparison import compare_runs, comparison_text
+    from mlops_kit.ledger import find_run
+
+    runs, home = _ledger(env)
+    found = compare_runs(find_run(runs, old), find_run(runs, new), home)
+    if html:
+        from mlops_kit.comparison_page import comparison_page
+        from mlops_kit.store import writing
+
+        with writing(html):
+            html.write_text(comparison_page(found), encoding="utf-8")
+        typer.echo(html, err=as_json)
+    if as_json:
+        _print_json(found)
+    elif not html:
+        typer.echo(comparison_text(found))
+
+# %% ../nbs/16_cli.ipynb #38a28234
+@app.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(help="Registered model, MODEL@ALIAS or MODEL/VERSION; or a run.")],
+    output: Annotated[str, typer.Option(help="What is made again.")] = "model",
+    from_data: Annotated[
+        bool, typer.Option("--from-data", help="Begin at the landed tables, not at the split.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder in which it was made again.")] = False,
+    env: Env = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model again from stored code, data and lock, and compare bit for bit.
+
+    mlops-kit reproduce flights@champion
+    """
+    import shutil
+
+    from mlops_kit.reproduction import prepare_reproduction, reproduce, reproduction_text
+
+    kit, store = _kit(env), _store(env)
+    runs, _ = _ledger(env)
+    uri = prepare_reproduction(find_root(), store, kit)
+    folder = store.home / "reproduced" / f"{os.getpid()}-{os.urandom(3).hex()}"
+    tell = lambda step: typer.echo(f"> {step}", err=True)  # noqa: E731
+    try:
+        found = reproduce(model, store, runs, find_root(), folder.absolute(), uri, output, from_data, tell)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if found["identical"] and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        typer.echo(f"made in {folder}", err=True)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(reproduction_text(found))
+    if not found["identical"]:
+        raise typer.Exit(1)
 
 # %% ../nbs/16_cli.ipynb #b8ff48e9
 @tables_app.command("list")

@@ -12,7 +12,9 @@ __all__ = ['LOCK', 'SETTLED', 'LEFT_OUT', 'runtime', 'our_packages', 'step_code'
 import contextlib
 import json
 import platform
+import re
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,10 +89,27 @@ LEFT_OUT = (
 )
 
 
-def _named_in_settings(values: dict[str, Any]) -> list[tuple[str, str]]:  # Cells that use what sources call
-    sources = values["sources"].value if "sources" in values else {}
-    called = {table: said["call"].partition(":") for table, said in sources.items() if "call" in said}
-    return [(f"source {table}", f"from {name[0]} import {name[2]}\n{name[2]}") for table, name in called.items()]
+_FUNCTION = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")  # package.module:function
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:  # (where it stands, text)
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{place} {name}")
+
+
+def _named_in_settings(
+    step: Step, values: dict[str, Any], packages: Iterable[str]
+) -> list[tuple[str, str]]:  # Cells that use the functions of ours that settings name
+    "Read the functions that a step calls by name: what a source calls, a metric of one's own."
+    found = []
+    for place, text in (one for name in step.named("value") for one in _texts(values[name].value, name)):
+        named = _FUNCTION.fullmatch(text)
+        if named and named[1] in packages:
+            found.append((f"function in {place}", f"from {named[1]}{named[2]} import {named[3]}\n{named[3]}"))
+    return found
 
 
 def step_code(
@@ -100,7 +119,7 @@ def step_code(
 ) -> Code:
     "Find the code that a step reaches."
     cells = [(cell.label, cell.source) for cell in step.cells if cell.kind != "parameters"]
-    cells += _named_in_settings(graph.pipeline.values[step.name])
+    cells += _named_in_settings(step, graph.pipeline.values[step.name], our_packages(root))
     resolved = dict.fromkeys(LEFT_OUT, "")
     if graph.pipeline.workload and "workload" in step.params:
         resolved["load_workload"] = find_workload(graph.pipeline.workload)

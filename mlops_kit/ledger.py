@@ -10,6 +10,7 @@ __all__ = ['SCHEMA', 'RUNNING', 'append', 'read_events', 'read_runs', 'find_run'
 # %% ../nbs/07_ledger.ipynb #9c8a2079
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ RUNNING = "running"
 
 def append(
     file: Path,  # The ledger
-    event: str,  # run, step, tracked or end
+    event: str,  # run, step, tracked, note or end
     **facts,  # What happened
 ) -> None:
     "Append one event, and wait until it is on the disk."
@@ -81,6 +82,8 @@ def read_runs(
             runs[name] = {"status": RUNNING, "steps": [], "started": event["at"], **event}
         elif name in runs and kind == "step":
             runs[name]["steps"].append(event)
+        elif name in runs and kind == "note":
+            runs[name].setdefault("notes", []).append({"at": event["at"], "text": event["text"]})
         elif name in runs:
             runs[name].update({key: value for key, value in event.items() if key not in {"at", "schema"}})
     return list(runs.values())
@@ -88,9 +91,12 @@ def read_runs(
 
 def find_run(
     runs: list[dict],  # Runs, oldest first
-    name: str | None = None,  # Run, or the beginning of its name; the last one by default
+    name: str | None = None,  # Run, or the beginning of its name; `last` by default, `last~1` is the one before
 ) -> dict:
     "Find a run by name."
+    back = re.fullmatch(r"last(?:~(\d+))?", name or "last")
+    if back and int(back[1] or 0) < len(runs):
+        return runs[-1 - int(back[1] or 0)]
     found = [run for run in runs if run["run"].startswith(name or "")]
     if not found or (name and len(found) > 1 and name != found[-1]["run"]):
         what = (

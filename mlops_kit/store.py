@@ -318,12 +318,12 @@ def prune(
 
 
 def _strip(place: Path) -> None:
-    "Leave the manifests; of a piece, which is told of by the table that it is part of, nothing."
+    "Leave the manifests and the code; of a piece, which is told of by the table that it is part of, nothing."
     if "piece" in read_json(place / "manifest.json", {"piece": ""}):
         shutil.rmtree(place)
         return
     for file in _files(place):
-        if file.name not in ("manifest.json", MANIFEST):
+        if file.name not in ("manifest.json", "code.json", MANIFEST):
             file.unlink()
 
 # %% ../nbs/06_store.ipynb #d6d4a41a

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench_contracts
 import bench_partitions
+import bench_training
 import bench_windows
 import nbformat.v4 as v4
 from ratio import say
@@ -123,6 +124,7 @@ def main() -> None:
     bench_partitions.report()
     bench_contracts.report()
     bench_windows.report()
+    bench_training.report()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Example records of runs: made-up numbers that look like real ones, for the tests of the report."""
 
 import copy
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from mlops_kit.comparison import compare_runs
 from mlops_kit.look import figure_svg, style, tokens
 
 STEPS = {  # name: (start, seconds, reads, makes, rows)
@@ -57,6 +59,8 @@ def make_step(name, start, seconds, reads, makes, rows):
         "reason": f"function mlops_kit.{name}.fit changed",
         "started": start,
         "seconds": seconds,
+        "cpu_seconds": seconds * 1.7,
+        "peak_bytes": int(3e8 + seconds * 1e7),
         "key": "9e02b7d1" * 8,
         "page": f"{name}/notebook.html",
         "run": "20261123-215533-a1b2c3",
@@ -208,3 +212,33 @@ def earlier(run):
     run["steps"][5]["parameters"]["trials"] = {"value": 0, "origin": "notebook"}
     run["steps"][6]["metrics"]["auc"] = 0.6934
     return run
+
+
+def comparison():
+    """Two runs compared, with every kind of difference: the new one is better, dearer, and stopped by a gate."""
+    old, new = earlier(passed_run()), failed_run()
+    old["notes"] = [{"at": "2026-11-22T19:00:00+00:00", "text": "Is it the carrier, or the hour?"}]
+    new["steps"][5].update(cpu_seconds=61.0, outputs={"model": {"digest": "77c0de" * 10, "kind": "file", "bytes": 99}})
+    for run in (old, new):
+        for step in run["steps"]:
+            step.update(key=None, made_by=run["run"], made_seconds=step["seconds"])
+    found = compare_runs(old, new, Path("nowhere"))
+    for row in found["metrics"]:
+        if row["name"] == "auc":
+            row["old"] |= {"low": 0.689, "high": 0.698}
+            row["new"] |= {"low": 0.697, "high": 0.706}
+            row["apart"] = False
+    source = [
+        "@cache",
+        "def fit(rows):",
+        "-    return grow(rows, 100)",
+        "+    return grow(rows, 200, a_long_name=" + "1" * 90,
+    ]
+    units = (("function mlops_kit.training.train.fit", "changed"), ("run cell 2 of training.train", "new"))
+    found["code"] = [{"unit": u, "change": c, "steps": ["training.train"], "diff": source} for u, c in units]
+    worse = curve() | {"title": "lift"}
+    found["figures"] = [
+        {"step": "training.evaluate", "title": "roc", "old": curve(), "new": curve() | {"svg": curve()["svg"] + " "}},
+        {"step": "training.evaluate", "title": "lift", "old": worse, "new": None},
+    ]
+    return found

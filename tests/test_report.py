@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from conftest import lacking
 
+from mlops_kit.comparison_page import comparison_page
 from mlops_kit.look import figure_svg, notebook_page, tokens
 from mlops_kit.report import MAX_FIGURES, render_run
 
@@ -24,10 +25,13 @@ RUNS = {
     "reused": example.reused_run,
     "interrupted": example.interrupted_run,
 }
+PAGES = [*RUNS, "comparison"]
 
 
 def render(name):
-    """The page of an example run, compared with the run before it."""
+    """The page of an example run, compared with the run before it; or that of two runs compared."""
+    if name == "comparison":
+        return comparison_page(example.comparison())
     return render_run(RUNS[name](), example.earlier(example.passed_run()))
 
 
@@ -221,7 +225,7 @@ class _Tags(HTMLParser):
         self.seen.append((tag, attrs))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", PAGES)
 def test_page_stands_alone(name):
     """No address outside, a size that can be mailed, ids that are unique."""
     page = render(name)
@@ -242,7 +246,7 @@ def test_notebook_page_stands_alone(notebook):
     )
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", PAGES)
 def test_drawings_have_words(name):
     """A drawing has a title, or is hidden from those who cannot see it."""
     for drawing in re.findall(
@@ -251,7 +255,7 @@ def test_drawings_have_words(name):
         assert "<title" in drawing or 'aria-hidden="true"' in drawing or "aria-label=" in drawing
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", PAGES)
 def test_colours_are_tokens(name, notebook):
     """No colour is written outside the two lists of tokens."""
     known = {colour for scheme in tokens.values() for colour in scheme.values()}
@@ -359,7 +363,7 @@ for (const width of widths) {
 }</script>"""
 
 
-@pytest.mark.parametrize("name", [*RUNS, "long", "notebook"])
+@pytest.mark.parametrize("name", [*PAGES, "long", "notebook"])
 def test_no_sideways_scroll(name, notebook, tmp_path):
     """A page is as wide as its window, from a phone to a desk."""
     long = example.failed_run()
@@ -400,7 +404,7 @@ def axe(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", [0, 1], ids=["dark", "light"])
 @pytest.mark.parametrize("width", [500, 1280])
-@pytest.mark.parametrize("name", ["failed", "passed", "notebook"])
+@pytest.mark.parametrize("name", ["failed", "passed", "notebook", "comparison"])
 def test_accessible(name, width, scheme, axe, notebook, tmp_path):
     """An audit by axe-core finds nothing."""
     text = notebook if name == "notebook" else render(name)

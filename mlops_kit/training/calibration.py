@@ -8,13 +8,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/calibration.html.md"""
 __all__ = ['SMALLEST', 'KINDS', 'DIGITS', 'BINS', 'apply_calibration', 'fit_calibration', 'check_kind', 'cross_calibrate',
            'reliability', 'calibration_gap', 'reliability_figure', 'choose_threshold', 'interval_offsets']
 
-# %% ../../nbs/training/calibration.ipynb #3137289b
+# %% ../../nbs/training/calibration.ipynb #a887853a
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from ..project import SettingsError, nearest
+from .metrics import calibration_groups, outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +121,7 @@ def cross_calibrate(
         found[here] = apply_calibration(curve, scores[here])
     return found
 
-# %% ../../nbs/training/calibration.ipynb #31a30c2a
+# %% ../../nbs/training/calibration.ipynb #266d1437
 BINS = 10  # Groups of equal size by score
 
 
@@ -128,13 +129,11 @@ def reliability(
     truth: np.ndarray,  # Number of each row's class
     scores: np.ndarray,  # Probabilities, one column a class
     bins: int = BINS,  # Groups of equal size
-) -> pl.DataFrame:  # predicted, observed, rows; one row a group
+) -> pl.DataFrame:  # predicted, observed, rows; one row a group. Of many classes, the likeliest is judged
     "Compare what was predicted with what happened."
-    columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-    said = np.concatenate([scores[:, column] for column in columns])
-    happened = np.concatenate([truth == column for column in columns]).astype(float)
-    table = pl.DataFrame({"predicted": said, "observed": happened}).sort("predicted")
-    table = table.with_columns(group=pl.int_range(pl.len()) * min(bins, len(table)) // len(table))
+    true, probability = outcome(truth, scores)
+    table = pl.DataFrame({"predicted": probability, "observed": true.astype(float)})
+    table = table.with_columns(group=pl.Series(calibration_groups(probability, bins)))
     return table.group_by("group").agg(pl.all().mean(), rows=pl.len()).sort("group").drop("group")
 
 
@@ -177,9 +176,9 @@ def reliability_figure(
     fig.set_label("; ".join(f"{name} is off by {gap:.4f} on average" for name, gap in gaps.items()))
     return fig
 
-# %% ../../nbs/training/calibration.ipynb #5b56a8fe
+# %% ../../nbs/training/calibration.ipynb #8bca298e
 def _reliability_title(gaps: dict[str, float]) -> str:
-    first, *_, last = gaps.values()
+    first, last = [*gaps.values()][0], [*gaps.values()][-1]
     if len(gaps) == 1 or abs(first - last) < 0.0005:
         return f"Probabilities are off by {last:.3f} on average"
     return f"A curve brings the mean error from {first:.3f} to {last:.3f}"

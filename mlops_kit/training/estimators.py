@@ -8,12 +8,11 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/estimators.html.md"""
 __all__ = ['EXAMPLE', 'WIDEST', 'UNSCALED', 'BLOCK', 'AGREES', 'CHECKED', 'make_estimator', 'fit_estimator', 'predict_estimator',
            'estimator_bytes', 'load_estimator']
 
-# %% ../../nbs/training/estimators.ipynb #e1c7b6fd
+# %% ../../nbs/training/estimators.ipynb #f35b52d9
 import importlib
 import inspect
 import json
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,8 +152,8 @@ def _weigh(made: Any, name: str, weights: np.ndarray | None) -> dict[str, np.nda
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
-# %% ../../nbs/training/estimators.ipynb #f6e93aff
-BLOCK = 256  # Rows scored at once; the last block is filled up
+# %% ../../nbs/training/estimators.ipynb #956766f0
+BLOCK = 256  # Rows that ONNX scores at once; the last block is filled up
 
 
 def predict_estimator(
@@ -164,25 +163,32 @@ def predict_estimator(
     classes: int = 0,  # How many there are
 ) -> np.ndarray:  # Probabilities, one column a class; or values
     "Score rows."
-    score, present = _scorer(loaded, task)
     rows = matrix.astype(np.float32)
-    filled = np.concatenate([rows, np.zeros((-len(rows) % BLOCK, rows.shape[1]), np.float32)])
-    blocks = [score(filled[start : start + BLOCK]) for start in range(0, len(filled), BLOCK)]
-    found = np.concatenate(blocks or [np.zeros((0, len(present) or 1))])[: len(rows)].astype(float)
+    found, present = _score(loaded, rows, task)
     if task == "regression":
-        return found.reshape(len(rows))
+        return found.reshape(len(rows)).astype(float)
     scores = np.zeros((len(rows), max(classes, len(present))))
     scores[:, present] = np.clip(found, 0, 1)
     return scores / scores.sum(axis=1, keepdims=True)
 
-# %% ../../nbs/training/estimators.ipynb #ab8ee5db
-def _scorer(loaded: Any, task: str) -> tuple[Callable, list[int]]:  # What scores a block, and the classes it knows
-    if hasattr(loaded, "get_modelmeta"):  # A session of ONNX; its last output holds probabilities or values
-        present = json.loads(loaded.get_modelmeta().custom_metadata_map.get("classes", "[]"))
-        return lambda rows: loaded.run(None, {"rows": rows})[-1], present
-    if task == "regression":
-        return loaded.predict, []
-    return loaded.predict_proba, [int(value) for value in loaded.classes_]
+# %% ../../nbs/training/estimators.ipynb #1951231c
+def _score(loaded: Any, rows: np.ndarray, task: str) -> tuple[np.ndarray, list[int]]:  # Scores, and the known classes
+    if hasattr(loaded, "get_modelmeta"):
+        present = json.loads(loaded.get_modelmeta().custom_metadata_map["classes"])
+        return _score_blocks(loaded, rows), present
+    present = [] if task == "regression" else [int(value) for value in loaded.classes_]
+    if not len(rows):
+        return np.zeros((0, len(present))), present
+    return loaded.predict(rows) if task == "regression" else loaded.predict_proba(rows), present
+
+
+def _score_blocks(session: Any, rows: np.ndarray) -> np.ndarray:
+    blocks = max(1, -(-len(rows) // BLOCK))
+    filled = np.zeros((blocks * BLOCK, rows.shape[1]), np.float32)
+    filled[: len(rows)] = rows
+    starts = range(0, len(filled), BLOCK)
+    found = [session.run(None, {"rows": filled[start : start + BLOCK]})[-1] for start in starts]
+    return np.concatenate(found)[: len(rows)]
 
 # %% ../../nbs/training/estimators.ipynb #5c5b3544
 AGREES = 1e-5  # Largest difference from scikit-learn: of a probability, or as a share of the values' spread
