@@ -29,7 +29,7 @@ from mlops_kit.training.population import (
 )
 from .tasks import find_task
 
-# %% ../../nbs/training/split.ipynb #09361f12
+# %% ../../nbs/training/split.ipynb #d6e3552a
 def split_by_time(
     rows: pl.DataFrame,  # Gold
     time: str,  # Column with the time of each row
@@ -44,7 +44,8 @@ def split_by_time(
     if not train_until and len(used) < 2:
         what = f"the rows up to {test_until or 'the last'} are of {len(used)} days, and a day is never cut"
         raise StepError(what, time, "Take rows of more days, or later ones.")
-    last = read_day(train_until, "train_until") if train_until else used[-(max(1, round(test_share * len(used))) + 1)]
+    count = min(max(1, round(test_share * len(used))), len(used) - 1)
+    last = read_day(train_until, "train_until") if train_until else used[-count - 1]
     return np.where(days <= last, "train", np.where(days <= end, "test", "later than the test"))
 
 
@@ -89,7 +90,7 @@ def split_by_class(
         part[draw.choice(rows, count, replace=False)] = "test"
     return part
 
-# %% ../../nbs/training/split.ipynb #86b530bb
+# %% ../../nbs/training/split.ipynb #5d2ef5fe
 def split_rows(
     rows: pl.DataFrame,  # Gold
     label: str,  # Column that the model predicts
@@ -103,6 +104,8 @@ def split_rows(
     seed: int = 0,  # Seed of what is drawn
 ) -> pl.DataFrame:  # All rows, with `part`: train, test, or why it is in none
     "Split by time, by group, or by class."
+    if not 0 < test_share < 1:
+        raise SettingsError(f"{test_share:g} is no share", "test_share", "Write a number between 0 and 1.")
     known = mark_known(rows, label)
     some, part = rows.filter(known), np.full(len(rows), "no label", dtype=object)
     groups = number_groups(some, group) if group else None
