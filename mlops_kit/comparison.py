@@ -298,6 +298,13 @@ def _gate_text(gate: dict | None) -> str:
     return "not checked" if gate is None else "passed" if gate["passed"] else f"FAILED ({number(gate['value'])})"
 
 
+def _gate_lines(found: dict) -> Iterator[str]:
+    for row in found["gates"]:
+        old, new = _gate_text(row["old"]), _gate_text(row["new"])
+        if old != new:
+            yield f"  {row['name']} ({_short(row['step'])}): {old} -> {new}"
+
+
 def _cost_lines(found: dict) -> Iterator[str]:
     rows = [*found["cost"], {"step": "all", **{side: total_cost(found["cost"], side) for side in ("old", "new")}}]
     for row in rows if found["cost"] else ():
@@ -310,12 +317,32 @@ def _cost_lines(found: dict) -> Iterator[str]:
         yield f"  {_short(row['step']):<12} {sides[0]} -> {sides[1]}"
 
 
-def _is_failure(row: dict) -> bool:
-    return "failed" in (row["old"]["status"], row["new"]["status"])
-
-
 def _end_text(end: dict) -> str:
     return " ".join(filter(None, [end["status"] or "no such step", end["error"] and f"({end['error']})"]))
+
+
+def _end_lines(found: dict) -> Iterator[str]:
+    for row in found["steps"]:
+        if row["old"] != row["new"] and "failed" in (row["old"]["status"], row["new"]["status"]):
+            yield f"  {_short(row['step'])}: {_end_text(row['old'])} -> {_end_text(row['new'])}"
+
+
+def _parameter_lines(found: dict) -> Iterator[str]:
+    for row in [*found["parameters"], *({"step": "runtime", **row} for row in found["runtime"])]:
+        yield f"  {_short(row['step'])}.{row['name']}: {row['old']} -> {row['new']}"
+
+
+def _data_lines(found: dict) -> Iterator[str]:
+    for row in found["data"]:
+        verb = "reads" if row["kind"] == "inputs" else "makes"
+        yield f"  {_short(row['step'])} {verb} {row['name']}: {_data_text(row['old'])} -> {_data_text(row['new'])}"
+
+
+def _code_lines(found: dict) -> Iterator[str]:
+    for row in found["code"]:
+        change = "changed" if row["change"] == "changed" else f"is {row['change']}"
+        yield f"  {row['unit']} {change} ({', '.join(map(_short, row['steps']))})"
+        yield from (f"    {line}" for line in row["diff"])
 
 
 def _data_text(data: dict | None) -> str:
@@ -331,37 +358,13 @@ def _head(side: str, run: dict) -> Iterator[str]:
 # %% ../nbs/23_comparison.ipynb #bc060046
 def _sections(found: dict) -> Iterator[tuple[str, list[str]]]:
     "Write each kind of difference as lines."
-    ended = [row for row in found["steps"] if row["old"] != row["new"] and _is_failure(row)]
-    yield (
-        "how steps ended",
-        [f"  {_short(row['step'])}: {_end_text(row['old'])} -> {_end_text(row['new'])}" for row in ended],
-    )
+    yield "how steps ended", [*_end_lines(found)]
     yield "metrics", [*_metric_lines(found)]
-    changed = [row for row in found["gates"] if _gate_text(row["old"]) != _gate_text(row["new"])]
-    yield (
-        "gates",
-        [
-            f"  {row['name']} ({_short(row['step'])}): {_gate_text(row['old'])} -> {_gate_text(row['new'])}"
-            for row in changed
-        ],
-    )
+    yield "gates", [*_gate_lines(found)]
     yield "cost (time, CPU time, peak memory)", [*_cost_lines(found)]
-    rows = [*found["parameters"], *({"step": "runtime", **row} for row in found["runtime"])]
-    yield "parameters", [f"  {_short(row['step'])}.{row['name']}: {row['old']} -> {row['new']}" for row in rows]
-    yield (
-        "data",
-        [
-            f"  {_short(row['step'])} {'reads' if row['kind'] == 'inputs' else 'makes'} {row['name']}: "
-            f"{_data_text(row['old'])} -> {_data_text(row['new'])}"
-            for row in found["data"]
-        ],
-    )
-    code = []
-    for row in found["code"]:
-        code += [f"  {row['unit']} {'changed' if row['change'] == 'changed' else 'is ' + row['change']}"]
-        code[-1] += f" ({', '.join(map(_short, row['steps']))})"
-        code += [f"    {line}" for line in row["diff"]]
-    yield "code", code
+    yield "parameters", [*_parameter_lines(found)]
+    yield "data", [*_data_lines(found)]
+    yield "code", [*_code_lines(found)]
 
 
 def comparison_text(

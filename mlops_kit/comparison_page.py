@@ -9,6 +9,7 @@ __all__ = ['MOST_CODE', 'MOST_LINES', 'comparison_page']
 
 # %% ../nbs/23_comparison_page.ipynb #51885e5e
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from .comparison import metric_places, moved, signed, total_cost
@@ -246,32 +247,30 @@ def _titles(found: dict) -> dict[str, str]:
     }
 
 # %% ../nbs/23_comparison_page.ipynb #ead72a17
+def _metric_key(metric: dict) -> dict[str, str]:
+    places = metric_places(metric)
+    note = f"was {number(metric['old']['value'], places)}"
+    return {"label": _name(metric["name"]), "value": number(metric["new"]["value"], places), "note": note}
+
+
+_COSTS: tuple[tuple[str, str, Callable], ...] = (
+    ("seconds", "Time of all steps", duration),
+    ("cpu_seconds", "CPU time", duration),
+    ("peak_bytes", "Peak memory", size),
+)
+
+
 def _keys(found: dict) -> list[dict[str, str]]:
     "Choose the figures that decide."
-    keys = []
     metric = _main_metric(found)
-    if metric:
-        old, new, places = metric["old"]["value"], metric["new"]["value"], metric_places(metric)
-        note = f"was {number(old, places)}"
-        keys.append({"label": _name(metric["name"]), "value": number(new, places), "note": note})
-    sides = [total_cost(found["cost"], side) for side in ("old", "new")]
-    words = (
-        ("seconds", "Time of all steps", duration),
-        ("cpu_seconds", "CPU time", duration),
-        ("peak_bytes", "Peak memory", size),
-    )
-    for name, label, write in words:
-        old, new = (side[name] for side in sides)
-        keys += [{"label": label, "value": write(new), "note": f"was {write(old)}"}] if new is not None else []
+    keys = [_metric_key(metric)] if metric else []
+    old, new = (total_cost(found["cost"], side) for side in ("old", "new"))
+    for name, label, write in _COSTS:
+        if new[name] is not None:
+            keys.append({"label": label, "value": write(new[name]), "note": f"was {write(old[name])}"})
     told = len(found["parameters"]), len(found["code"])
-    return [
-        *keys,
-        {
-            "label": "Changed",
-            "value": f"{sum(told)}",
-            "note": f"{count(told[0], 'parameter')}, {count(told[1], 'statement')}",
-        },
-    ]
+    note = f"{count(told[0], 'parameter')}, {count(told[1], 'statement')}"
+    return [*keys, {"label": "Changed", "value": f"{sum(told)}", "note": note}]
 
 
 def _footer(found: dict) -> dict[str, str]:

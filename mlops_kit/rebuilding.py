@@ -89,9 +89,7 @@ def _arrange(loose: list[str], ordered: list[tuple[str, str]], units: Mapping[st
     waiting = {unit: _early_names(units[unit]) for unit in loose}
     coming = [name for unit in (*loose, *(unit for unit, _ in ordered)) for name in _bound(unit)]
     for unit, text in [*ordered, ("", "")]:
-        ready = True
-        while ready:
-            ready = [u for u, reads in waiting.items() if not reads & ({*coming} - _bound(u))]
+        while ready := [u for u, reads in waiting.items() if not reads & ({*coming} - _bound(u))]:
             for one in ready:
                 del waiting[one]
                 coming = [name for name in coming if name not in _bound(one)]

@@ -89,13 +89,13 @@ def test_a_manifest_that_was_changed_is_named(ran):
     assert done.rc == 1 and "its parts do not make this key" in steps(done)["double"]["notes"][0]
 
 
-def test_a_step_that_draws_at_random_differs(toy):
+def test_a_step_that_draws_at_random_differs(ran):
     """What cannot be made again is shown with the line that differs."""
-    toy.edit("total", "path(sum_of).write_text(str(found))", "import os\npath(sum_of).write_text(os.urandom(8).hex())")
-    assert toy.run().rc == 0
-    done = toy.call("reproduce", "last", "--output", "sum_of")
+    ran.edit("total", "path(sum_of).write_text(str(found))", "import os\npath(sum_of).write_text(os.urandom(8).hex())")
+    assert ran.run().rc == 0
+    done = ran.call("reproduce", "last", "--output", "sum_of")
     assert done.rc == 1 and "sum_of of run" in done.out and "differs" in done.out and "x sum_of: line 1: " in done.out
-    assert [*(toy.home / "reproduced").glob("*/fit.total/log.txt")]  # Kept, to be looked at
+    assert [*(ran.home / "reproduced").glob("*/fit.total/log.txt")]  # Kept, to be looked at
 
 
 def test_pruned_data_and_lost_code(ran):
@@ -117,6 +117,7 @@ def test_wrong_names_are_told(ran):
     assert what == "the run made no `model`" and "sum_of" in remedy
 
 
+@pytest.mark.slow
 def test_the_recorded_lock_is_installed(toy):
     """Where the lock changed, an environment of the old one is built from Git; where Git has none, that is said."""
     lock = toy.root / "environments/default/requirements.txt"

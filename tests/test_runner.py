@@ -23,7 +23,7 @@ def test_second_run_executes_nothing(ran):
     done = ran.run()
     assert done.rc == 0 and done.states == states()
     assert set(done.json) == {"run", "status", "seconds", "report", "steps"} and done.json["status"] == "passed"
-    wanted = {"name", "status", "seconds", "key", "reason", "gates", "metrics", "error"}
+    wanted = {"name", "status", "seconds", "cpu_seconds", "peak_bytes", "key", "reason", "gates", "metrics", "error"}
     assert all(set(step) == wanted for step in done.json["steps"])
     assert done.steps["total"]["metrics"] == {"total": 12.0} and done.steps["total"]["gates"][0]["passed"]
     assert Path(done.json["report"]).stat().st_size > 1000
