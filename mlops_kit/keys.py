@@ -73,7 +73,7 @@ def _read_once(root: Path, cells: list[tuple[str, str]], name: str, resolved: di
             write_file(memo, json.dumps({"asked": asked, **said}))
     return code
 
-# %% ../nbs/09_keys.ipynb #8d6adc74
+# %% ../nbs/09_keys.ipynb #f755e059
 def our_packages(
     root: Path,  # Project's root
 ) -> dict[str, Path]:  # {name: folder}
@@ -86,6 +86,8 @@ LEFT_OUT = (
     "mlops_kit.probes.ask",  # Its answer is a part of the key
     "mlops_kit.project.find_function",  # What it finds is named in settings, and followed from there
     "mlops_kit.project.edited_since",  # It looks at modules, and at nothing in them
+    "mlops_kit.training.pickles.to_pickle",  # They hold an estimator that settings name
+    "mlops_kit.training.pickles.from_pickle",
 )
 
 

@@ -62,11 +62,11 @@ def rounded(scores, digits):
 def test_draws_of_two_classes_are_scikit_learns_with_weights(tumours, digits):
     truth, scores, blocks = tumours
     scores = rounded(scores, digits)
-    counts = draw_blocks(blocks, draws=200)
+    counts = draw_blocks(blocks, draws=3000)  # So many that scores are ranked piece by piece
     drawn = measure_draws("binary", truth, scores, blocks, counts.astype(float), threshold=0.6)
     quick = measure_draws("binary", truth, scores, blocks, counts, threshold=0.6)  # Ranks in single precision
     assert all(quick[name] == pytest.approx(drawn[name], abs=1e-6) for name in drawn)
-    for draw in (0, 7, 199):
+    for draw in (0, 7, 2999):
         weights, said = {"sample_weight": counts[draw][blocks]}, scores[:, 1] >= 0.6
         expected = {
             "auc": sk.roc_auc_score(truth, scores[:, 1], **weights),
@@ -132,6 +132,9 @@ def test_alerts_are_the_rows_with_the_highest_scores(tumours):
     for most in (1, 57, 300, 569):
         found = measure("binary", truth, scores, alert_share=most / 569)["recall_at_alerts"]
         assert found == pytest.approx(truth[np.argsort(-scores[:, 1])][:most].sum() / truth.sum())
+    tied = np.array([0.5, 0.5, 0.5, 0.5, 0.2])  # One alert, for any of four rows, two of which are right
+    found = measure("binary", np.array([1, 0, 1, 0, 1]), np.column_stack([1 - tied, tied]), alert_share=0.2)
+    assert found["recall_at_alerts"] == pytest.approx(0.5 / 3)
     order = np.random.default_rng(0).permutation(569)
     equal = rounded(scores, 1)
     assert measure("binary", truth[order], equal[order]) == pytest.approx(measure("binary", truth, equal))
@@ -248,7 +251,7 @@ def test_gathered_blocks_keep_the_width_of_an_interval():
     truth = (np.random.default_rng(0).random(20_000) < 0.3).astype(int)
     rows, scores = pl.DataFrame({"id": np.arange(20_000)}), np.full((20_000, 2), 0.5)
     blocks = make_blocks(rows, None)
-    assert blocks.max() + 1 == 500
+    assert blocks.max() + 1 == 300
     error = bootstrap("binary", truth, scores, blocks).draws["observed_share"].std()
     assert error == pytest.approx((0.3 * 0.7 / 20_000) ** 0.5, rel=0.1)
 
@@ -289,6 +292,15 @@ def test_a_calibrated_model_is_within_its_noise():
         noise = calibration_noise("binary", truth, scores, day, draws=300, seed=seed)
         beyond.append(measure("binary", truth, scores)["calibration_error"] > noise)
     assert np.mean(beyond) < 0.1
+
+
+def test_the_interval_of_a_calibration_error_knows_that_noise_adds_to_it():
+    day, truth, scores = days(np.random.default_rng(2), effect=0.0)
+    found = with_intervals(bootstrap("binary", truth, scores, day))["calibration_error"]
+    assert found["low"] < 0.5 * found["value"]
+    off = np.clip(scores[:, 1] + 0.2, 0, 1)
+    found = with_intervals(bootstrap("binary", truth, np.column_stack([1 - off, off]), day))["calibration_error"]
+    assert 0.1 < found["low"] < 0.2 < found["high"] < 0.25
 
 
 def test_slices_are_the_rows_that_they_name(tumours):
@@ -362,6 +374,10 @@ def test_missing_values_are_named_in_a_rule():
     rows = pl.DataFrame({"wind": np.where(gone, np.nan, 5.0)})
     found = worst_slice("binary", np.where(gone, 1, truth), scores, rows, ["wind"], day)
     assert found["rule"] == "wind is missing"
+    wind = rng.uniform(0, 9, len(day))
+    bad, rows = gone | (wind > 6), pl.DataFrame({"wind": np.where(gone, np.nan, wind)})
+    found = worst_slice("binary", np.where(bad, 1, truth), scores, rows, ["wind"], day, depth=1)
+    assert found["rule"].startswith(("wind over 5.9", "wind over 6")) and found["rule"].endswith(" or missing")
 
 
 def test_a_gap_between_groups_is_found_and_chance_is_not():
@@ -378,6 +394,15 @@ def test_a_gap_between_groups_is_found_and_chance_is_not():
     bad = fairness_table("binary", truth, unfair, rows, ["group"], day)[0]["gaps"]
     assert bad["calibration_gap"]["low"] > 0.08 and bad["calibration_gap"]["between"][0] == "b"
     assert bad["selection_rate_gap"]["low"] > 0 and bad["recall_gap"]["low"] > 0
+
+
+def test_a_group_of_few_events_is_in_no_gap():
+    day, truth, scores = days(np.random.default_rng(6), 60, 60, effect=0.0)
+    group = np.where(np.arange(len(day)) < 60, "day", np.where(np.arange(len(day)) % 97 == 0, "few", "most"))
+    (found,) = fairness_table("binary", truth, scores, pl.DataFrame({"group": group}), ["group"], day, least_events=12)
+    assert {of["group"]: of["judged"] for of in found["groups"]} == {"day": False, "few": False, "most": True}
+    assert found["groups"][0]["events"] >= 12 and found["groups"][0]["blocks"] == 1
+    assert {gap["value"] for gap in found["gaps"].values()} == {None}
 
 
 def evaluate(truth, models, blocks, rows=None, columns=()):

@@ -32,18 +32,18 @@ def draw_rows(
     chosen = np.random.default_rng(seed).choice(len(rows), min(most, len(rows)), replace=False)
     return rows[np.sort(chosen)]
 
-# %% ../../nbs/training/behaviour.ipynb #102c2a1f
+# %% ../../nbs/training/behaviour.ipynb #65083447
 def check_behaviour(
     judged: Model,  # The model
     rows: pl.DataFrame,  # Rows to change, with their labels
     train: pl.DataFrame,  # Training rows, which say what is usual
     directions: dict[str, int],  # Which way features push
     golden: dict[str, dict],  # Rows that people named
-    max_reversed: float = 0.1,  # This and the others are the step's parameters of these names
-    max_difference: float = 0.0,
-    max_drop_missing: float = 1.0,
-    noise: float = 0.01,
-    max_change_noise: float = 0.1,
+    max_reversed: float = 0.1,  # Largest share of rows that may go against a direction
+    max_difference: float = 0.0,  # Largest difference of answers that must be the same
+    max_drop_missing: float = 1.0,  # Most skill that one missing feature may take away
+    noise: float = 0.01,  # By what share of their spread numbers are moved
+    max_change_noise: float = 0.1,  # Largest mean change of the answers to it
     seed: int = 0,
 ) -> list[dict[str, Any]]:  # One a check: kind, name, value, bar, passed, margin, note
     "Check a model in every way."
@@ -58,7 +58,7 @@ def check_behaviour(
         *check_noise(score, rows, find_spreads(train, features), noise, max_change_noise, seed),
     ]
 
-# %% ../../nbs/training/behaviour.ipynb #1cc70f28
+# %% ../../nbs/training/behaviour.ipynb #ed84dac1
 def summarise(
     checks: list[dict[str, Any]],  # From `check_behaviour`
 ) -> pl.DataFrame:  # One row a kind
@@ -78,6 +78,13 @@ def summarise(
     )
 
 
+def _by_kind(checks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in checks:
+        found.setdefault(check["kind"], []).append(check)
+    return found
+
+# %% ../../nbs/training/behaviour.ipynb #92bac51b
 def find_worst(
     checks: list[dict[str, Any]],  # Of one kind
 ) -> dict[str, Any]:  # The one without an answer, else the one that misses its bar by most or comes nearest to it
@@ -89,13 +96,6 @@ def _rank(check: dict[str, Any]) -> float:
     margin = check["margin"]
     return float("-inf") if margin is None else float("inf") if margin == 0 else margin
 
-
-def _by_kind(checks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for check in checks:
-        found.setdefault(check["kind"], []).append(check)
-    return found
-
 # %% ../../nbs/training/behaviour.ipynb #d3a292a9
 def write_behaviour(
     place: str,  # Folder, relative to the project's root or absolute
@@ -106,9 +106,9 @@ def write_behaviour(
     "Write all checks as `behaviour.json`."
     write_file(path(place) / "behaviour.json", json.dumps({"task": task, "rows": rows, "checks": checks}, indent=1))
 
-# %% ../../nbs/training/behaviour.ipynb #8a8912d3
+# %% ../../nbs/training/behaviour.ipynb #68529fff
 REMEDIES = {
-    "invariance": "Look at how rows are encoded: an answer depends on something that is no feature.",
+    "invariance": "Look at how rows are encoded. An estimator that counts in 32 bits needs `max_difference = 0.00001`.",
     "direction": "Set `monotone` for the feature in training; or take the direction back, if the data say otherwise.",
     "golden rows": "Ask who named the row: either the model is wrong, or what people expect has changed.",
     "missing values": "Train with rows that lack the feature, or set `max_drop_missing` for what you accept.",

@@ -176,9 +176,9 @@ def reliability_figure(
     fig.set_label("; ".join(f"{name} is off by {gap:.4f} on average" for name, gap in gaps.items()))
     return fig
 
-# %% ../../nbs/training/calibration.ipynb #5b56a8fe
+# %% ../../nbs/training/calibration.ipynb #bfc44ec3
 def _reliability_title(gaps: dict[str, float]) -> str:
-    first, *_, last = gaps.values()
+    first, last = next(iter(gaps.values())), next(reversed(gaps.values()))
     if len(gaps) == 1 or abs(first - last) < 0.0005:
         return f"Probabilities are off by {last:.3f} on average"
     return f"A curve brings the mean error from {first:.3f} to {last:.3f}"

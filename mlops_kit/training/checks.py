@@ -85,7 +85,7 @@ def _compare(
     note = f"{(gaps > at_most).sum():,} of {len(gaps):,} rows are answered otherwise" if gaps.max() > at_most else ""
     return make_check(kind, name, float(gaps.max()), at_most=at_most, note=note)
 
-# %% ../../nbs/training/checks.ipynb #700ec7bd
+# %% ../../nbs/training/checks.ipynb #62a4a5f8
 ALONE = 20  # Rows that are scored one by one
 
 
@@ -115,7 +115,7 @@ def check_order(
         for name, found in answers.items()
     ]
 
-# %% ../../nbs/training/checks.ipynb #4243dbe8
+# %% ../../nbs/training/checks.ipynb #2f49b005
 def skill(
     task: str,  # binary, multiclass or regression
     truth: np.ndarray,  # Number of each row's class, or its value
@@ -126,20 +126,20 @@ def skill(
 
     if task == "regression":
         return float(r2_score(truth, scores.reshape(-1))) if len(truth) > 1 and truth.std() else None
-    if len(np.unique(truth)) < scores.shape[1]:
+    there = np.unique(truth)
+    if len(there) < 2:
         return None
-    if task == "binary":
-        return float(2 * roc_auc_score(truth, scores[:, 1]) - 1)
-    return float(np.mean([2 * roc_auc_score(truth == place, column) - 1 for place, column in enumerate(scores.T)]))
+    asked = [1] if task == "binary" else there
+    return float(np.mean([2 * roc_auc_score(truth == place, scores[:, place]) - 1 for place in asked]))
 
-# %% ../../nbs/training/checks.ipynb #032d9fec
+# %% ../../nbs/training/checks.ipynb #598553b3
 def check_missing(
     score: Scorer,
     rows: pl.DataFrame,  # Rows to change
     features: list[str],  # Columns that the model reads
     task: str,  # binary, multiclass or regression
     truth: np.ndarray,  # Number of each row's class, or its value
-    at_most: float = 1.0,  # Largest share of the skill that one feature may take away
+    at_most: float = 1.0,  # Most skill that one feature may take away
 ) -> list[dict[str, Any]]:  # One check a feature, and one with every feature taken away
     "Take values away."
     found, wrong = try_rows(score, rows)
@@ -149,13 +149,13 @@ def check_missing(
     nothing = make_check("missing values", "every feature", None if lost else 0.0, at_most=0, note=lost)
     return [*each, nothing]
 
-# %% ../../nbs/training/checks.ipynb #381ed3fb
+# %% ../../nbs/training/checks.ipynb #9783c373
 def _check_missing(
     score: Scorer, rows: pl.DataFrame, name: str, task: str, truth: np.ndarray, whole: float | None, at_most: float
 ) -> dict[str, Any]:
     found, note = try_rows(score, rows.with_columns(pl.lit(None, rows.schema[name]).alias(name)))
     left = None if note else skill(task, truth, found)
-    value = None if left is None or not whole else (whole - left) / abs(whole)
+    value = None if left is None or whole is None else whole - left
     words = "R squared" if task == "regression" else "AUC"
     shown = [part if task == "regression" else (part + 1) / 2 for part in (whole, left) if part is not None]
     if len(shown) == 2:

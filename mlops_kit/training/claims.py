@@ -8,13 +8,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/claims.html.md"""
 __all__ = ['ROWS', 'FEW', 'PARTS', 'TREES', 'METRICS', 'CLAIMS', 'SAME', 'WHY', 'NAMES', 'draw_part', 'judge_model',
            'judge_claims', 'say_claim', 'claims_figure']
 
-# %% ../../nbs/training/claims.ipynb #2a257947
+# %% ../../nbs/training/claims.ipynb #636f76c7
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from .folds import DAY, folds_by_class, folds_by_group, number_groups, number_times
+from .metrics import measure
 from .models import Model, fit_model, predict_raw
 from .tasks import number_labels
 
@@ -38,7 +39,7 @@ def draw_part(
         rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]
     return rows if task == "regression" else rows.filter(pl.len().over(label) >= FEW)
 
-# %% ../../nbs/training/claims.ipynb #df87810c
+# %% ../../nbs/training/claims.ipynb #f73c6a05
 METRICS = {"binary": "AUC", "multiclass": "AUC", "regression": "R²"}
 
 
@@ -47,19 +48,13 @@ def judge_model(
     rows: pl.DataFrame,  # Rows to judge on; classes that the model does not know are left out
 ) -> float | None:  # AUC (of many classes, the mean of each against the others) or R²; None where there is none
     "Judge a model by one number."
-    from sklearn.metrics import r2_score, roc_auc_score
-
     if model is None:
         return None
-    if model.task == "regression":
-        truth = number_labels(rows[model.label], model.task, [])
-        return float(r2_score(truth, predict_raw(model, rows))) if len(rows) > 1 else None
-    rows = rows.filter(pl.col(model.label).is_in(model.classes))
-    truth, found = number_labels(rows[model.label], model.task, model.classes), np.unique(rows[model.label])
-    if len(found) < 2:
+    rows = rows if model.task == "regression" else rows.filter(pl.col(model.label).is_in(model.classes))
+    if len(rows) < 2:
         return None
-    scores, classes = predict_raw(model, rows), [1] if len(model.classes) == 2 else np.unique(truth)
-    return float(np.mean([roc_auc_score(truth == each, scores[:, each]) for each in classes]))
+    truth = number_labels(rows[model.label], model.task, model.classes)
+    return measure(model.task, truth, predict_raw(model, rows))["r2" if model.task == "regression" else "auc"]
 
 # %% ../../nbs/training/claims.ipynb #53d26dc3
 def judge_claims(
@@ -124,8 +119,13 @@ def say_claim(
     moved = f"; the other {rest:.3f} is that the world has moved" if kind == "days" and rest >= SAME else ""
     return f"{said} {WHY[kind]}: with whole {kind} held out it claims {scores[kind]:.3f}{moved}."
 
-# %% ../../nbs/training/claims.ipynb #81ce639a
-NAMES = {"rows": "rows at random", "days": "days at random", "groups": "groups at random", "test": "the test rows"}
+# %% ../../nbs/training/claims.ipynb #e938d990
+NAMES = {
+    "rows": "on rows at random",
+    "days": "on days at random",
+    "groups": "on groups at random",
+    "test": "on the test rows",
+}
 
 
 def claims_figure(
@@ -142,10 +142,12 @@ def claims_figure(
         figure, axes = plt.subplots(figsize=(340 / 72, (80 + 24 * len(shown)) / 72))
         colour = [colours["c1" if way == "test" else "c0"] for way in shown["held out"]]
         bars = axes.barh(range(len(shown)), shown["score"], 0.66, color=colour)
+        if task != "regression":
+            axes.axvline(0.5, color=colours["ink2"], linewidth=0.8, linestyle="--")  # Chance
         axes.bar_label(bars, fmt="%.3f", padding=3)
         axes.set(yticks=range(len(shown)), yticklabels=[NAMES[way] for way in shown["held out"]])
         axes.set(
-            xlabel=f"{METRICS[task]}, judged on",
+            xlabel=METRICS[task],
             ylim=(len(shown) - 0.5, -0.5),
             xlim=(min(0, shown["score"].min() or 0), 1.08),
         )

@@ -8,26 +8,28 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/estimators.html.md"""
 __all__ = ['EXAMPLE', 'WIDEST', 'UNSCALED', 'BLOCK', 'AGREES', 'CHECKED', 'make_estimator', 'fit_estimator', 'predict_estimator',
            'estimator_bytes', 'load_estimator']
 
-# %% ../../nbs/training/estimators.ipynb #f35b52d9
-import importlib
+# %% ../../nbs/training/estimators.ipynb #51556a43
 import inspect
 import json
-import pickle
 from typing import Any
 
 import numpy as np
 
-from ..project import SettingsError, StepError, nearest
+from ..project import SettingsError, StepError, find_function, find_root, nearest, own_package
+from .pickles import from_pickle, to_pickle
 
-# %% ../../nbs/training/estimators.ipynb #a18820ab
+# %% ../../nbs/training/estimators.ipynb #683ceaa5
 EXAMPLE = "sklearn.ensemble.RandomForestClassifier"
 
 
 def _find_class(name: str) -> type:
-    module, _, last = name.rpartition(".")
+    module, _, last = name.partition(":") if ":" in name else name.rpartition(".")
+    if ":" not in name and module.partition(".")[0] in ("mlops_kit", own_package(find_root())):
+        remedy = f"Write {module}:{last}, so that an edit of it is noticed."
+        raise SettingsError(f"`{name}` is of this project", "estimator", remedy)
     try:
-        found = getattr(importlib.import_module(module), last)
-    except (ImportError, AttributeError, ValueError):
+        found = find_function(f"{module}:{last}", "estimator")
+    except (SettingsError, ValueError):
         raise SettingsError(f"there is no estimator `{name}`", "estimator", _suggest(name)) from None
     if not (inspect.isclass(found) and hasattr(found, "fit") and hasattr(found, "predict")):
         raise SettingsError(f"`{name}` is not an estimator: it cannot fit and predict", "estimator", _suggest(name))
@@ -152,7 +154,7 @@ def _weigh(made: Any, name: str, weights: np.ndarray | None) -> dict[str, np.nda
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
-# %% ../../nbs/training/estimators.ipynb #956766f0
+# %% ../../nbs/training/estimators.ipynb #a2094fcc
 BLOCK = 256  # Rows that ONNX scores at once; the last block is filled up
 
 
@@ -167,7 +169,7 @@ def predict_estimator(
     found, present = _score(loaded, rows, task)
     if task == "regression":
         return found.reshape(len(rows)).astype(float)
-    scores = np.zeros((len(rows), max(classes, len(present))))
+    scores = np.zeros((len(rows), max(classes, *(place + 1 for place in present))))
     scores[:, present] = np.clip(found, 0, 1)
     return scores / scores.sum(axis=1, keepdims=True)
 
@@ -190,7 +192,7 @@ def _score_blocks(session: Any, rows: np.ndarray) -> np.ndarray:
     found = [session.run(None, {"rows": filled[start : start + BLOCK]})[-1] for start in starts]
     return np.concatenate(found)[: len(rows)]
 
-# %% ../../nbs/training/estimators.ipynb #5c5b3544
+# %% ../../nbs/training/estimators.ipynb #1740e4e1
 AGREES = 1e-5  # Largest difference from scikit-learn: of a probability, or as a share of the values' spread
 CHECKED = 10_000  # Most rows that both score
 
@@ -210,14 +212,17 @@ def estimator_bytes(
     if not reason:
         return "onnx", data
     if allow_pickle:
-        return "pickle", pickle.dumps(estimator)
+        return "pickle", to_pickle(estimator)
     name = type(estimator[-1]).__name__
     remedy = "Name another, or set `allow_pickle = true`; to open a pickle is to run what it holds."
     raise StepError(f"{name} cannot be stored as ONNX: {reason}", "estimator", remedy)
 
-# %% ../../nbs/training/estimators.ipynb #13c48651
+# %% ../../nbs/training/estimators.ipynb #7a7e6804
 def _convert(estimator: Any, columns: int, task: str) -> bytes:
-    skl2onnx = _need("skl2onnx")
+    try:
+        import skl2onnx
+    except ImportError:
+        raise _absent("skl2onnx") from None
     classes = [] if task == "regression" else [int(value) for value in estimator.classes_]
     options = {id(estimator): {"zipmap": False}} if classes else None  # A matrix, not a dictionary a row
     rows = [("rows", skl2onnx.common.data_types.FloatTensorType([None, columns]))]
@@ -226,11 +231,8 @@ def _convert(estimator: Any, columns: int, task: str) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
-def _need(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise StepError(f"`{name}` is not installed", "onnx", 'Run `pip install "mlops-kit[onnx]"`.') from None
+def _absent(name: str) -> StepError:
+    return StepError(f"`{name}` is not installed", "onnx", 'Run `pip install "mlops-kit[onnx]"`.')
 
 
 def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -> str:  # Empty where there is none
@@ -239,15 +241,18 @@ def _disagreement(estimator: Any, session: Any, matrix: np.ndarray, task: str) -
     gap = float(np.abs(theirs - ours).max()) / spread
     return "" if gap <= AGREES else f"its answers would differ by up to {gap:.2g}"
 
-# %% ../../nbs/training/estimators.ipynb #03998038
+# %% ../../nbs/training/estimators.ipynb #7e70d5d6
 def load_estimator(
     kind: str,  # onnx or pickle, from `estimator_bytes`
     data: bytes,  # What was written
 ) -> Any:  # For `predict_estimator`
     "Read an estimator."
     if kind == "pickle":
-        return pickle.loads(data)
-    runtime = _need("onnxruntime")
+        return from_pickle(data)
+    try:
+        import onnxruntime as runtime
+    except ImportError:
+        raise _absent("onnxruntime") from None
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # One order of adding
     options.log_severity_level = 3  # Errors

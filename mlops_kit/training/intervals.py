@@ -20,8 +20,8 @@ from ..project import StepError, nearest
 from .metrics import SMALLER_IS_BETTER, UNDIRECTED, calibration_gaps, check_scores, in_words
 from .metrics import measure, measure_draws
 
-# %% ../../nbs/training/intervals.ipynb #856d70fe
-MOST_BLOCKS = 500  # A standard error from so many blocks is itself known to 1 / sqrt(2 * 500), 3 %
+# %% ../../nbs/training/intervals.ipynb #ffb93b7f
+MOST_BLOCKS = 300  # A standard error from so many blocks is itself known to 1 / sqrt(2 * 300), 4 %
 
 
 def make_blocks(

@@ -29,7 +29,7 @@ def name_values(
         text = text.str.to_titlecase()
     return text.fill_null("missing")
 
-# %% ../../nbs/training/population.ipynb #d0ec6f3e
+# %% ../../nbs/training/population.ipynb #43246960
 ROUNDED = 0.01  # Shares are written with few digits: a sum this close to 1 is meant to be 1
 
 
@@ -41,7 +41,9 @@ def population_shares(
     counts = dict(name_values(column).value_counts().iter_rows())
     for value, share in named.items():
         if value not in counts:
-            raise SettingsError(f"no row has `{value}`", f"population, `{column.name}`", nearest(value, counts))
+            raise SettingsError(
+                f"no training row has `{value}`", f"population, `{column.name}`", nearest(value, counts)
+            )
         if not 0 < share <= 1:
             raise SettingsError(f"`{value}` has the share {share}", f"population, `{column.name}`", "Write 0 to 1.")
     total, others = sum(named.values()), {value: rows for value, rows in counts.items() if value not in named}
