@@ -25,7 +25,7 @@ from .probes import sqlite_file, tracking_uri
 from .project import StepError, StoreError, hash_file, read_json
 from .store import hash_text, locked, writing
 
-# %% ../nbs/15_tracking.ipynb #869d7ee3
+# %% ../nbs/15_tracking.ipynb #66376163
 def connect(
     uri: str,  # MLflow tracking URI; it holds the registry, too
 ) -> Any:  # MlflowClient
@@ -42,6 +42,7 @@ def connect(
 
 def _open(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # Seven, as MLflow has it, are minutes of silence
     for name in ("alembic", "mlflow.store.db.utils"):  # They report every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -62,6 +63,8 @@ def _open(uri: str) -> Any:
 
 def _create_sqlite(file: Path) -> None:
     draft = file.with_name(f"{file.name}.new")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with writing(file), locked(file.with_name(f"{file.name}.lock")):
         if not file.exists():
             for left in file.parent.glob(f"{draft.name}*"):  # By a killed process; SQLite keeps a journal beside it

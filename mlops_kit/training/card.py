@@ -140,7 +140,10 @@ def _fairness(card: dict) -> dict:
         label = told["column"] + (f", class {told['class']}" if told.get("class") is not None else "")
         rows = [[g["group"], g["rows"], *(g.get(name) for name in names)] for g in told["groups"]]
         tables.append(_table(f"Groups by {label}", ["Group", "Rows", *map(in_words, names)], rows))
-        gaps = [[in_words(name), gap, " and ".join(map(str, gap.get("between") or []))] for name, gap in told["gaps"].items()]
+        gaps = [
+            [in_words(name), gap, " and ".join(map(str, gap.get("between") or []))]
+            for name, gap in told["gaps"].items()
+        ]
         tables.append(_table(f"Gaps by {label}", ["Gap", "Size", "Between"], gaps))
     return _section("Fairness", "Groups were compared on the test rows; the bars on gaps are among the gates.", *tables)
 
@@ -150,7 +153,11 @@ def _behaviour(card: dict) -> dict:
     if not rows:
         return _section("Behaviour", "The behaviour of the model was not tested.", missing=True)
     failed = sum(not c["passed"] for c in card["checks"])
-    text = f"{count(failed, 'check')} of {len(rows)} failed." if failed else f"{count(len(rows), 'check')} passed, none failed."
+    text = (
+        f"{count(failed, 'check')} of {len(rows)} failed."
+        if failed
+        else f"{count(len(rows), 'check')} passed, none failed."
+    )
     columns = ["Kind", "Check", "Value", "Bar", "Result"]
     return _section("Behaviour", text[:1].upper() + text[1:], _table("What was tried", columns, rows))
 
@@ -178,12 +185,18 @@ def _bar(said: dict) -> str:
 
 def _gates(card: dict) -> dict:
     found = all_gates(card)
-    rows = [[said["name"], said["step"].rpartition(".")[2], said["value"], said["bar"], _passed(said)] for said in found]
+    rows = [
+        [said["name"], said["step"].rpartition(".")[2], said["value"], said["bar"], _passed(said)] for said in found
+    ]
     if not rows:
         return _section("Gates", "No gate was recorded.", missing=True)
     failed = [said["name"] for said in found if not said["passed"]]
     text = f"Failed: {', '.join(failed)}." if failed else f"{count(len(rows), 'gate')} passed, none failed."
-    return _section("Gates", text[:1].upper() + text[1:], _table("Of every step of the run", ["Gate", "Step", "Value", "Bar", "Result"], rows))
+    return _section(
+        "Gates",
+        text[:1].upper() + text[1:],
+        _table("Of every step of the run", ["Gate", "Step", "Value", "Bar", "Result"], rows),
+    )
 
 # %% ../../nbs/training/card.ipynb #7f6ed587
 def _data(card: dict) -> dict:
@@ -217,7 +230,9 @@ def _code(card: dict) -> dict:
 def _model(card: dict) -> dict:
     told = card["model"]
     values = ", ".join(map(str, told["classes"]))
-    answer = f"the probability of each value of `{told['label']}`: {values}" if told["classes"] else f"`{told['label']}`"
+    answer = (
+        f"the probability of each value of `{told['label']}`: {values}" if told["classes"] else f"`{told['label']}`"
+    )
     text = f"It answers {answer}. Family: {told['family']}. "
     text += "Its probabilities are calibrated. " if told["calibration"] else ""
     text += f"The positive class is predicted from {number(told['threshold'])} on." if told["threshold"] else ""
