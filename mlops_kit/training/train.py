@@ -32,12 +32,12 @@ def read_choices(
 # %% ../../nbs/training/train.ipynb #3b7fce8c
 def fit_words(
     chosen: dict[str, Any],  # From `read_choices`
-    allow_pickle: bool = False,  # Whether another estimator may be stored as a pickle
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> dict[str, Any]:  # What `fit_model` is given besides
     "Say the chosen parameters as the family knows them."
     if chosen["family"] in ("trees", "linear"):
         return chosen["parameters"] | ({"rounds": chosen["rounds"]} if chosen["family"] == "trees" else {})
-    return {"parameters": chosen["parameters"], "seed": chosen["seed"], "allow_pickle": allow_pickle}
+    return {"parameters": chosen["parameters"], "seed": chosen["seed"], "pickle_allowed": pickle_allowed}
 
 
 def chosen_weights(
@@ -58,10 +58,10 @@ def fit_chosen(
     features: list[str],  # Columns that the model may read
     label: str,  # Column that it predicts
     chosen: dict[str, Any],  # From `read_choices`
-    allow_pickle: bool = False,  # Whether another estimator may be stored as a pickle
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> Model:  # Calibrated, with its threshold
     "Fit the chosen family with the chosen parameters."
-    given, weights = fit_words(chosen, allow_pickle), chosen_weights(rows, label, chosen)
+    given, weights = fit_words(chosen, pickle_allowed), chosen_weights(rows, label, chosen)
     fitted = fit_model(chosen["family"], rows, features, label, chosen["task"], weights, **given)
     kept = {name: chosen[name] for name in ("calibration", "threshold", "interval")}
     return replace(fitted, **kept)
