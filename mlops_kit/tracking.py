@@ -8,11 +8,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/tracking.html.md"""
 __all__ = ['ABSENT', 'LOOSE', 'connect', 'track_note', 'track', 'find_version', 'fetch_package', 'package_digest',
            'register_package', 'version_tags']
 
-# %% ../nbs/15_tracking.ipynb #ec6db4a1
+# %% ../nbs/15_tracking.ipynb #c24e5a1a
 import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     file = sqlite_file(uri)  # MLflow would put artifacts below the current folder
     return client.create_experiment(name, artifact_location=file and (file.parent / "mlruns" / name).as_uri())
 
-# %% ../nbs/15_tracking.ipynb #0f886659
+# %% ../nbs/15_tracking.ipynb #583c5b3b
 def _batch(client: Any, run: str, params: dict, metrics: dict, tags: dict) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -106,7 +107,7 @@ def _batch(client: Any, run: str, params: dict, metrics: dict, tags: dict) -> No
         run,
         metrics=[Metric(name, float(value), 0, 0) for name, value in metrics.items() if value is not None],
         params=[Param(name, str(value)[:6000]) for name, value in params.items()],
-        tags=[RunTag(name, str(value)[:5000]) for name, value in tags.items()],
+        tags=[RunTag(re.sub(r"[^\w. :/-]", "", name)[:250], str(value)[:5000]) for name, value in tags.items()],
     )
 
 
