@@ -64,6 +64,9 @@ def _title(found: dict) -> str:
         old, new, places = metric["old"]["value"], metric["new"]["value"], metric_places(metric)
         verb = "rose" if new > old else "fell"
         return f"{_name(metric['name'])} {verb} from {number(old, places)} to {number(new, places)}{_price(found)}"
+    shared = [row for row in found["metrics"] if _is_number(row["old"]["value"], row["new"]["value"])]
+    if found["metrics"] and not shared:
+        return "The runs share no metric"
     if made:
         return f"No metric moved, though {count(len(made), 'output')} differ{'s' if len(made) == 1 else ''}"
     return f"The results are the same{_price(found)}" if found["code"] or found["parameters"] else "Nothing differs"
@@ -72,10 +75,11 @@ def _title(found: dict) -> str:
 def _sentence(found: dict) -> str:
     "Say how much differs between the runs."
     metric = _main_metric(found)
-    kinds = (("parameters", "parameter"), ("code", "statement"), ("runtime", "part"))
+    kinds = (("parameters", "parameter"), ("code", "statement"))
     told = [count(len(found[kind]), word) for kind, word in kinds if found[kind]]
     inputs = {row["name"] for row in found["data"] if row["kind"] == "inputs"}
     told += [count(len(inputs), "input")] if inputs else []
+    told += ["the libraries"] if found["runtime"] else []
     text = (
         f"{' and '.join(filter(None, [', '.join(told[:-1]), told[-1]]))} differ"
         if told
@@ -211,14 +215,18 @@ def _cost_title(found: dict) -> str:
     return f"{most['step']} takes {duration(abs(change))} {'more' if change > 0 else 'less'} CPU time"
 
 
-def _metrics_title(metrics: int, gone: int) -> str:
+def _metrics_title(metrics: list[dict]) -> str:
     if not metrics:
         return "neither run recorded a metric"
-    return (
-        f"{count(gone)} of {count(metrics)} metrics moved"
-        if metrics > 1
-        else f"the one metric {'moved' if gone else 'stayed'}"
-    )
+    shared = [row for row in metrics if _is_number(row["old"]["value"], row["new"]["value"])]
+    gone = len(moved(shared))
+    if not shared:
+        return "the runs share no metric"
+    return f"{count(gone)} of {count(len(shared))} metrics moved" if len(shared) > 1 else _one_metric(shared[0], gone)
+
+
+def _one_metric(row: dict, gone: int) -> str:
+    return f"{_name(row['name'])} {'moved' if gone else 'stayed'}"
 
 
 def _titles(found: dict) -> dict[str, str]:
@@ -230,7 +238,7 @@ def _titles(found: dict) -> dict[str, str]:
     rows = len(_data_rows(found))
     return {
         "notes": "why these runs were made" if all(notes) else f"why the {'old' if notes[0] else 'new'} run was made",
-        "metrics": _metrics_title(len(found["metrics"]), len(moved(found["metrics"]))),
+        "metrics": _metrics_title(found["metrics"]),
         "gates": f"{missed[0]['name']} fails"
         if len(missed) == 1
         else f"{count(len(missed), 'gate')} fail"
