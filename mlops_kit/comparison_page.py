@@ -151,7 +151,7 @@ def _cost_rows(found: dict) -> list[dict]:
         for row in found["cost"]
     ]
     total = {side: total_cost(found["cost"], side) for side in ("old", "new")}
-    return [*rows, {"step": "All steps", "all": True, **total}] if rows else []
+    return [*rows, {"step": "All steps known of both runs", "all": True, **total}] if rows else []
 
 
 def _data_rows(found: dict) -> list[dict]:
@@ -261,7 +261,7 @@ def _metric_key(metric: dict) -> dict[str, str]:
 
 
 _COSTS: tuple[tuple[str, str, Callable], ...] = (
-    ("seconds", "Time of all steps", duration),
+    ("seconds", "Time of the steps", duration),
     ("cpu_seconds", "CPU time", duration),
     ("peak_bytes", "Peak memory", size),
 )
