@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/train.html.md"""
 # %% auto #0
 __all__ = ['read_choices', 'fit_words', 'chosen_weights', 'fit_chosen', 'in_words']
 
-# %% ../../nbs/training/train.ipynb #08a43f12
+# %% ../../nbs/training/train.ipynb #c791311a
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..project import StepError, path, read_json
 from ..steps import Input, Output, gate, load_workload, log
 from .models import Model, fit_model, part_rows, save_model
 from .tasks import find_classes, number_labels
-from .weights import class_factors, row_weights
+from .weights import training_weights
 
 # %% ../../nbs/training/train.ipynb #4a2b6cf3
 def read_choices(
@@ -29,7 +29,7 @@ def read_choices(
         raise StepError("there are no choices to read", str(path(place)), "Run the step `tune`.")
     return found
 
-# %% ../../nbs/training/train.ipynb #5c3475da
+# %% ../../nbs/training/train.ipynb #ed669080
 def fit_words(
     chosen: dict[str, Any],  # From `read_choices`
 ) -> dict[str, Any]:  # What `fit_model` is given besides
@@ -47,8 +47,9 @@ def chosen_weights(
     "Weigh the rows as they were weighed when everything was chosen."
     classes = find_classes(rows[label], chosen["task"])
     truth = number_labels(rows[label], chosen["task"], classes)
-    factors = class_factors(truth, classes, chosen["class_weights"], chosen["balance"])
-    return row_weights(rows, chosen["weights"], truth, factors)
+    words = {word: chosen[word] for word in ("weights", "class_weights", "balance", "population")}
+    how = {"task": chosen["task"], "classes": classes, "truth": truth, "seed": chosen["seed"]}
+    return training_weights(rows, label, **how, **words)[1]
 
 # %% ../../nbs/training/train.ipynb #678f093c
 def fit_chosen(
