@@ -137,7 +137,7 @@ def fit_model(
     label: str,  # Column that it predicts
     task: str = "",  # binary, multiclass or regression; empty where the label is to tell
     weights: np.ndarray | None = None,  # Weight of each row
-    **given: Any,  # Trees: rounds, and the words of `tree_parameters`; an estimator: parameters, seed, allow_pickle
+    **given: Any,  # Trees: rounds, and the words of `tree_parameters`; an estimator: parameters, seed, pickle_allowed
 ) -> Model:  # Not calibrated
     "Fit a model of one family."
     if family not in FAMILIES and "." not in family:
@@ -187,10 +187,10 @@ def _fit_estimator(
     weights: Any,
     parameters: dict[str, Any] | None = None,
     seed: int = 0,
-    allow_pickle: bool = False,
+    pickle_allowed: bool = False,
 ) -> Model:
     fitted = fit_estimator(model.family, parameters or {}, matrix, truth, model.sizes, model.task, weights, seed)
-    kind, content = estimator_bytes(fitted, matrix, model.task, allow_pickle)
+    kind, content = estimator_bytes(fitted, matrix, model.task, pickle_allowed)
     return replace(model, fitted={"format": kind}, file=content)
 
 # %% ../../nbs/training/models.ipynb #e2c514db
