@@ -10,6 +10,7 @@ __all__ = ['EXPLAINED', 'MEASURES', 'gain_importance', 'permutation_importance',
 
 # %% ../../nbs/training/explain.ipynb #460f978c
 from collections.abc import Collection
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -276,7 +277,7 @@ def draw_importance(
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         fig.supxlabel(MEASURES.get(measure, in_words(measure)), fontsize=10.5, color=tokens["light"]["ink2"])
-        fig.suptitle(_finding(table), fontsize=12)
+        fig.suptitle(fill(_finding(table), 46, break_long_words=False), fontsize=12)
     fig.set_label("; ".join(f"{name}: {number(float(f'{value:.3g}'))}" for name, value, *_ in shown.rows()))
     plt.close(fig)
     return fig
