@@ -6,10 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_measured', 'measure_speed', 'measure_size',
-           'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'main_metrics',
-           'model_table']
+           'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'personal_columns',
+           'main_metrics', 'model_table']
 
-# %% ../../nbs/training/evaluate.ipynb #369307f7
+# %% ../../nbs/training/evaluate.ipynb #20d61ba0
 import json
 import time
 from typing import Any
@@ -19,9 +19,11 @@ import polars as pl
 
 from ..probes import package_place
 from ..project import StepError, path, write_file
-from ..steps import Input, Output, Probe, load_workload, log, probe, write_table
+from ..dataops.contracts import said_of
+from ..steps import Input, Output, Probe, load_contracts_of, load_workload, log, probe, write_table
 from .bars import hold_bars, judge_bars
 from .baselines import load_baselines
+from .explain import draw_importance, permutation_importance, worst_rows
 from .fairness import fairness_table
 from .intervals import calibration_noise, compare_resampling, make_blocks, measure_models
 from .metrics import confusion, measure_classes
@@ -205,6 +207,14 @@ def read_evaluation(
         return json.loads((path(place) / "evaluation.json").read_text())
     except (OSError, ValueError) as error:
         raise StepError(f"there is no evaluation to read: {error}", place, "Run the step `evaluate`.") from error
+
+# %% ../../nbs/training/evaluate.ipynb #fc61eec1
+def personal_columns(
+    workload: str,  # Name of the workload
+) -> set[str]:
+    "Name the columns that some contract of the workload marks as personal."
+    contracts = load_contracts_of(workload).contracts().values()
+    return {column for contract in contracts for column in contract.columns if said_of(contract, "personal", column)}
 
 # %% ../../nbs/training/evaluate.ipynb #dfca6a12
 def main_metrics(
