@@ -309,7 +309,7 @@ def _turn(uri: str) -> Iterator[None]:
     with locked(file.with_name(f"{file.name}.turn")) if file else contextlib.nullcontext():
         yield
 
-# %% ../nbs/15_tracking.ipynb #96460257
+# %% ../nbs/15_tracking.ipynb #56011880
 def _registration(package: Path) -> dict:
     said = read_json(package / "registration.json")
     if isinstance(said, dict) and all(isinstance(said.get(key), str) for key in ("name", "alias")):
@@ -333,6 +333,7 @@ def version_tags(
         "keys": json.dumps({name: step["key"] for name, step in steps.items()}),
         "data": json.dumps({name: digest for name, digest in made.items() if name != "model"}),
         "model": made.get("model"),
+        "metric": read_json(package / "registration.json", {}).get("metric"),
         "card": "card.md" if (package / "card.md").exists() else None,
     }
     git = said.get("git") or {}
