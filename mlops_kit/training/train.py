@@ -29,14 +29,15 @@ def read_choices(
         raise StepError("there are no choices to read", str(path(place)), "Run the step `tune`.")
     return found
 
-# %% ../../nbs/training/train.ipynb #ed669080
+# %% ../../nbs/training/train.ipynb #3b7fce8c
 def fit_words(
     chosen: dict[str, Any],  # From `read_choices`
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> dict[str, Any]:  # What `fit_model` is given besides
     "Say the chosen parameters as the family knows them."
-    if chosen["family"] == "trees":
-        return chosen["parameters"] | {"rounds": chosen["rounds"]}
-    return {} if chosen["family"] == "linear" else {"parameters": chosen["parameters"]}
+    if chosen["family"] in ("trees", "linear"):
+        return chosen["parameters"] | ({"rounds": chosen["rounds"]} if chosen["family"] == "trees" else {})
+    return {"parameters": chosen["parameters"], "seed": chosen["seed"], "pickle_allowed": pickle_allowed}
 
 
 def chosen_weights(
@@ -51,15 +52,16 @@ def chosen_weights(
     how = {"task": chosen["task"], "classes": classes, "truth": truth, "seed": chosen["seed"]}
     return training_weights(rows, label, **how, **words)[1]
 
-# %% ../../nbs/training/train.ipynb #678f093c
+# %% ../../nbs/training/train.ipynb #5a9b374b
 def fit_chosen(
     rows: pl.DataFrame,  # Training rows, in the order of their key
     features: list[str],  # Columns that the model may read
     label: str,  # Column that it predicts
     chosen: dict[str, Any],  # From `read_choices`
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> Model:  # Calibrated, with its threshold
     "Fit the chosen family with the chosen parameters."
-    given, weights = fit_words(chosen), chosen_weights(rows, label, chosen)
+    given, weights = fit_words(chosen, pickle_allowed), chosen_weights(rows, label, chosen)
     fitted = fit_model(chosen["family"], rows, features, label, chosen["task"], weights, **given)
     kept = {name: chosen[name] for name in ("calibration", "threshold", "interval")}
     return replace(fitted, **kept)

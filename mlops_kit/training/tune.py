@@ -131,7 +131,7 @@ def score_left_out(
     best, _, trees = cross_fit_trees(binned, words, rounds, patience, parts, metric)
     return best, {"trees": trees} | others
 
-# %% ../../nbs/training/tune.ipynb #ddea59e0
+# %% ../../nbs/training/tune.ipynb #1e56a1c3
 def choose(
     examples: Examples,
     scores: dict[str, np.ndarray],  # From `score_left_out`; the first family is held against the linear one
@@ -205,7 +205,7 @@ def write_choices(
     write_file(path(place) / "choices.json", json.dumps(found, indent=1))
     return found
 
-# %% ../../nbs/training/tune.ipynb #15fd7ae1
+# %% ../../nbs/training/tune.ipynb #72522c7a
 def families_table(
     chosen: dict[str, Any],  # From `choose`
     names: list[str],  # Of the families
