@@ -68,7 +68,7 @@ def _say(fig: Any, ax: Any, title: str, label: str, **axes: Any) -> Any:
 def _share(part: float) -> str:
     return "–" if np.isnan(part) else f"{100 * part:.{0 if 0.1 <= part <= 0.9 or part in (0, 1) else 1}f}%"
 
-# %% ../../nbs/training/curves.ipynb #006b5a03
+# %% ../../nbs/training/curves.ipynb #5c1d0725
 class Groups(NamedTuple):
     "Ten groups of similar prediction."
 
@@ -87,9 +87,9 @@ def group_rows(
     "Compare predictions with what was seen, group by group."
     groups = calibration_groups(predicted)
     rows = np.bincount(groups)
-    means = [np.bincount(groups, values) / rows for values in (predicted, observed)]
+    said, came = (np.bincount(groups, values) / rows for values in (predicted, observed))
     if blocks is None or blocks.max() == 0:
-        return Groups(*means, np.full((len(rows), 2), np.nan))
+        return Groups(said, came, np.full((len(rows), 2), np.nan))
     of = int(blocks.max()) + 1
     cells, counts = groups * of + blocks, draw_blocks(blocks, draws, seed)
     seen, there = (
@@ -97,7 +97,7 @@ def group_rows(
     )
     drawn = np.divide(seen, there, out=np.full_like(seen, np.nan), where=there > 0)
     ends = [interval(row[~np.isnan(row)], 0.95, of) for row in drawn]
-    return Groups(*means, np.array(ends, dtype=float))
+    return Groups(said, came, np.array(ends, dtype=float))
 
 # %% ../../nbs/training/curves.ipynb #8cbdd8e6
 NEAR = 0.02  # Gap between mean prediction and observed share that is called agreement

@@ -8,18 +8,18 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluation_page.html.md"""
 __all__ = ['ROWS', 'tell_verdict', 'tell_calibration', 'tell_slices', 'tell_gaps', 'tell_resampling', 'tell_others', 'list_keys',
            'evaluation_page']
 
-# %% ../../nbs/training/evaluation_page.ipynb #4ff66ddc
+# %% ../../nbs/training/evaluation_page.ipynb #3a0298c3
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from ..look import count, figure_svg, number, page
-from .evaluation_lists import MAIN, SHOWN, find_places, list_differences, list_gaps, list_gates
+from .evaluation_lists import MAIN, SHOWN, find_places, inside, list_differences, list_gaps, list_gates
 from .evaluation_lists import list_metrics, list_slices, name_model, tell_worst, write_ends
 from .metrics import LOSS, in_words
 
-# %% ../../nbs/training/evaluation_page.ipynb #282a106b
+# %% ../../nbs/training/evaluation_page.ipynb #0fe0e142
 def _text(evaluation: dict[str, Any], failed: list[dict[str, Any]]) -> str:
     loss, models = LOSS[evaluation["task"]], evaluation["models"]
     judged = next(iter(models))
@@ -34,21 +34,16 @@ def _text(evaluation: dict[str, Any], failed: list[dict[str, Any]]) -> str:
     ]
     mine = write_ends(ends[judged], places)
     between = f" ({mine['interval']})" if mine["interval"] != "–" else ""
-    text = f"On {number(evaluation['rows'])} rows{_span(evaluation)}, {_inside(loss)} is {mine['text']}{between}"
+    text = f"On {number(evaluation['rows'])} rows{_span(evaluation)}, {inside(in_words(loss))} is {mine['text']}{between}"
     text += f", against {', '.join(told)}." if told else "."
     return text + (f" {failed[0]['remedy']}" if failed and failed[0].get("remedy") else "")
-
-
-def _inside(metric: str) -> str:  # Within a sentence
-    words = in_words(metric)
-    return words if words[1:2].isupper() else words[:1].lower() + words[1:]
 
 
 def _span(evaluation: dict[str, Any]) -> str:
     of, many = evaluation.get("blocks_of"), evaluation.get("blocks")
     return f" of {count(many, of[:-1])}" if of in ("days", "groups") and many else ""
 
-# %% ../../nbs/training/evaluation_page.ipynb #a097be50
+# %% ../../nbs/training/evaluation_page.ipynb #9eee3565
 def tell_verdict(
     evaluation: dict[str, Any],  # task, rows, models, over, champion, blocks_of
     gates: list[dict[str, Any]],  # From `list_gates`
@@ -62,7 +57,8 @@ def tell_verdict(
 
 def _failure(failed: list[dict[str, Any]], of: int) -> str:
     first = failed[0]
-    short = f"{first['name']} misses its bar by {first['room']}" if first["room"] else f"{first['name']} has no value"
+    name = inside(first["name"])
+    short = f"{name} misses its bar by {first['room']}" if first["room"] else f"{name} has no value"
     return short if len(failed) == 1 else f"{count(len(failed))} of {count(of, 'bar')} are missed; {short}"
 
 
@@ -96,7 +92,7 @@ def tell_calibration(
     word = "is within" if value <= noise else "is beyond"
     return f"The calibration error, {number(value, 4)}, {word} what noise alone makes, {number(noise, 4)}"
 
-# %% ../../nbs/training/evaluation_page.ipynb #d048fd3e
+# %% ../../nbs/training/evaluation_page.ipynb #6bf29e59
 def tell_slices(
     slices: dict[str, Any],  # From `list_slices`
 ) -> str:  # A heading
@@ -110,7 +106,7 @@ def tell_slices(
     if bad:
         return f"{first['name']} is below the bar; {count(len(bad))} of {count(slices['many'], 'slice')} failed"
     if slices["bar"]:
-        return f"No slice misses the bar; {count(len(worse))} of {number(slices['many'])} are unclear"
+        return _kept(len(worse), slices["many"])
     if worse:
         verb = "is" if len(worse) == 1 else "are"
         return (
@@ -119,19 +115,26 @@ def tell_slices(
     return f"No slice is worse than all rows beyond noise; lowest is {first['name']}" if metric else ""
 
 
+def _kept(unclear: int, many: int) -> str:
+    if not unclear:
+        return f"all {count(many, 'slice')} keep the bar" if many > 1 else "the one slice keeps the bar"
+    return f"no slice surely misses the bar; {count(unclear)} of {count(many, 'slice')} {'is' if unclear == 1 else 'are'} unclear"
+
+
 def tell_gaps(
     gaps: list[dict[str, Any]],  # From `list_gaps`
+    named: bool = False,  # Whether columns were named
 ) -> str:  # A heading
     "Say how far groups are apart."
-    if not gaps:
-        return "No groups were compared"
+    if not gaps or gaps[0]["ends"]["raw"] is None:
+        return "no two groups can be compared" if gaps or named else "no groups were compared"
     first, far = gaps[0], [of for of in gaps if of["kind"] in ("bad", "warn")]
-    of = f"{first['gap'].lower()} of {first['column']}"
+    of = f"{inside(first['gap'])} of {first['column']}"
     if first["kind"] == "bad":
         return f"{of} differs by {first['ends']['text']}, more than its bar"
     return f"{of} differs by {first['ends']['text']}" if far else "no gap between groups is beyond noise"
 
-# %% ../../nbs/training/evaluation_page.ipynb #b9bc5ad3
+# %% ../../nbs/training/evaluation_page.ipynb #00e0291a
 def tell_resampling(
     evaluation: dict[str, Any],  # resampling, blocks, blocks_of
 ) -> dict[str, Any]:  # title, and one row a metric
@@ -143,11 +146,12 @@ def tell_resampling(
         about = {"metric": in_words(of["metric"]), "whole": write_ends(of, places), "wider": of["wider"]}
         rows.append(about | {"alone": write_ends(alone, places)["interval"]})
     most = max((of for of in rows if of["wider"]), key=lambda of: of["wider"], default=None)
-    title = "No interval could be made"
+    single = evaluation.get("blocks_of") == "rows"
+    title = "rows are taken to be independent of each other" if single else "no interval could be made"
     if most:
         unit = {"days": "days", "groups": "groups"}.get(evaluation.get("blocks_of", ""), "rows")
         times = f"{number(most['wider'], 1)} times as wide as single rows do"
-        title = f"Whole {unit} make the interval of {most['metric']} {times}"
+        title = f"Whole {unit} make the interval of {inside(most['metric'])} {times}"
     return {"title": title, "rows": sorted(rows, key=lambda of: -(of["wider"] or 0))}
 
 
@@ -158,7 +162,7 @@ def tell_others(
     loss, champion = LOSS[evaluation["task"]], evaluation.get("champion")
     rows = list_differences(evaluation, loss)
     better = [of["name"] for of in rows if of["word"] == "Better"]
-    title = f"its {in_words(loss).lower()} is better than that of {count(len(better))} of {count(len(rows), 'other')}"
+    title = f"its {inside(in_words(loss))} is better than that of {count(len(better))} of {count(len(rows), 'other')}"
     if not rows or len(better) == len(rows):
         title = "better than every other model" if rows else "nothing to compare it with"
     lead = "No champion yet: this is the first model." if not champion else ""
@@ -212,16 +216,17 @@ def _cell(value: Any) -> str:
         return number(float(f"{value:.3g}"))
     return "–" if value is None else str(value).removesuffix(":00+00:00").removesuffix(":00")
 
-# %% ../../nbs/training/evaluation_page.ipynb #bc7f5dc5
+# %% ../../nbs/training/evaluation_page.ipynb #519f6f23
 def _titles(evaluation: dict[str, Any], slices: dict, gates: list, gaps: list) -> dict[str, str]:
     missed = [of for of in gates if not of["passed"]]
     least = next((of for of in gates if of["room"]), None)
+    some = f"{count(len(missed))} of {count(len(gates), 'bar')} {'is' if len(missed) == 1 else 'are'} missed"
     held = f"{least['name']} passed with the least room, {least['room']}" if least else "all bars are met"
     return {
-        "gates": _failure(missed, len(gates)) if missed else held if gates else "no bar is set",
+        "gates": some if missed else held if gates else "no bar is set",
         "others": tell_others(evaluation)["title"],
         "slices": tell_slices(slices),
-        "gaps": tell_gaps(gaps),
+        "gaps": tell_gaps(gaps, bool(evaluation.get("fairness"))),
         "resampling": tell_resampling(evaluation)["title"],
         "calibration": tell_calibration(evaluation) or "the shape of the errors",
         "confusion": _confusion_title(evaluation),
