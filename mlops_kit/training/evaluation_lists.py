@@ -74,7 +74,7 @@ def inside(
     "Write a name as it stands within a sentence."
     return words if words[1:2].isupper() or words[1:2] == "²" else words[:1].lower() + words[1:]
 
-# %% ../../nbs/training/evaluation_lists.ipynb #3b0a987d
+# %% ../../nbs/training/evaluation_lists.ipynb #0ed2bb41
 SIGNS = {"at_least": "≥", "at_most": "≤"}
 
 
@@ -92,9 +92,16 @@ def list_gates(
         texts: dict[str, Any] = {"shown": "no value" if value is None else number(value, places), "limit": number(bar)}
         off = share is not None and not -0.1 <= share <= 0.2
         texts |= {"sign": SIGNS[of["side"]], "room": None if room is None else number(abs(room), places)}
-        found.append({**of, **texts, "share": share, "x": x, "off": off, "title": of["name"]})
+        found.append({**of, **texts, "share": share, "x": x, "off": off, "name": _named(of)})
     least = {True: math.inf, False: -math.inf}
     return sorted(found, key=lambda g: (g["passed"], least[g["passed"]] if g["share"] is None else g["share"]))
+
+
+def _named(of: dict[str, Any]) -> str:  # The end that is held, in words
+    end = next((end for end in ("low", "high") if of["metric"].endswith(f"_{end}")), "")
+    return (
+        f"{of['name'].removesuffix(f' {end}')}, {end}er end" if end and of["name"].endswith(f" {end}") else of["name"]
+    )
 
 
 def _short(value: float | None) -> float | None:
@@ -245,7 +252,7 @@ def tell_worst(
     about += " A large loss is no fault by itself: rare cases cost more."
     return {"title": title, "text": text + about, "sure": "yes" if sure else ""}
 
-# %% ../../nbs/training/evaluation_lists.ipynb #2707a5d4
+# %% ../../nbs/training/evaluation_lists.ipynb #d5abee54
 def list_gaps(
     evaluation: dict[str, Any],  # fairness, gates
 ) -> list[dict[str, Any]]:  # One row a gap, the widest of each kind first
@@ -257,7 +264,7 @@ def list_gaps(
             kind, word = judge_ends(ends, bar) if bar else _apart(ends)
             if ends.get("value") is None and not bar:
                 continue
-            between = " over ".join(map(str, ends.get("between") or []))
+            between = " above ".join(map(str, ends.get("between") or []))
             about = {"column": table["column"], "class": table["class"], "gap": in_words(name.removesuffix("_gap"))}
             about |= {"between": between, "bar": bar["bar"] if bar else None, "kind": kind, "word": word}
             rows.append(

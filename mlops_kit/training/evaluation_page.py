@@ -15,7 +15,15 @@ from typing import Any
 import polars as pl
 
 from ..look import count, figure_svg, number, page
-from .evaluation_lists import MAIN, SHOWN, find_places, inside, list_differences, list_gaps, list_gates
+from mlops_kit.training.evaluation_lists import (
+    MAIN,
+    SHOWN,
+    find_places,
+    inside,
+    list_differences,
+    list_gaps,
+    list_gates,
+)
 from .evaluation_lists import list_metrics, list_slices, name_model, tell_worst, write_ends
 from .metrics import LOSS, in_words
 
@@ -34,7 +42,9 @@ def _text(evaluation: dict[str, Any], failed: list[dict[str, Any]]) -> str:
     ]
     mine = write_ends(ends[judged], places)
     between = f" ({mine['interval']})" if mine["interval"] != "–" else ""
-    text = f"On {number(evaluation['rows'])} rows{_span(evaluation)}, {inside(in_words(loss))} is {mine['text']}{between}"
+    text = (
+        f"On {number(evaluation['rows'])} rows{_span(evaluation)}, {inside(in_words(loss))} is {mine['text']}{between}"
+    )
     text += f", against {', '.join(told)}." if told else "."
     return text + (f" {failed[0]['remedy']}" if failed and failed[0].get("remedy") else "")
 
@@ -43,7 +53,7 @@ def _span(evaluation: dict[str, Any]) -> str:
     of, many = evaluation.get("blocks_of"), evaluation.get("blocks")
     return f" of {count(many, of[:-1])}" if of in ("days", "groups") and many else ""
 
-# %% ../../nbs/training/evaluation_page.ipynb #9eee3565
+# %% ../../nbs/training/evaluation_page.ipynb #34c65099
 def tell_verdict(
     evaluation: dict[str, Any],  # task, rows, models, over, champion, blocks_of
     gates: list[dict[str, Any]],  # From `list_gates`
@@ -63,13 +73,8 @@ def _failure(failed: list[dict[str, Any]], of: int) -> str:
 
 
 def _success(evaluation: dict[str, Any], gates: list[dict[str, Any]]) -> str:
-    met = (
-        f"all {count(len(gates), 'bar')} are met"
-        if len(gates) > 1
-        else "its one bar is met"
-        if gates
-        else "no bar is set"
-    )
+    met = {0: "no bar is set", 1: "its one bar is met", 2: "both bars are met"}.get(len(gates))
+    met = met or f"all {count(len(gates), 'bar')} are met"
     ends = (evaluation["over"].get("champion") or {}).get(LOSS[evaluation["task"]]) or {}
     who = name_model("champion", evaluation.get("champion")).replace("champion, ", "")
     if ends.get("low") is None:
@@ -92,7 +97,7 @@ def tell_calibration(
     word = "is within" if value <= noise else "is beyond"
     return f"The calibration error, {number(value, 4)}, {word} what noise alone makes, {number(noise, 4)}"
 
-# %% ../../nbs/training/evaluation_page.ipynb #6bf29e59
+# %% ../../nbs/training/evaluation_page.ipynb #9474ebe0
 def tell_slices(
     slices: dict[str, Any],  # From `list_slices`
 ) -> str:  # A heading
@@ -104,7 +109,7 @@ def tell_slices(
         return "No slice is large enough to be judged" if slices["apart"] else "No slices were named"
     first = rows[0]
     if bad:
-        return f"{first['name']} is below the bar; {count(len(bad))} of {count(slices['many'], 'slice')} failed"
+        return f"{first['name']} misses the bar; {count(len(bad))} of {count(slices['many'], 'slice')} failed"
     if slices["bar"]:
         return _kept(len(worse), slices["many"])
     if worse:
@@ -112,13 +117,14 @@ def tell_slices(
         return (
             f"{count(len(worse))} of {count(slices['many'], 'slice')} {verb} worse than all rows; {first['name']} most"
         )
-    return f"No slice is worse than all rows beyond noise; lowest is {first['name']}" if metric else ""
+    return f"No slice is worse than all rows beyond noise; worst is {first['name']}" if metric else ""
 
 
 def _kept(unclear: int, many: int) -> str:
     if not unclear:
         return f"all {count(many, 'slice')} keep the bar" if many > 1 else "the one slice keeps the bar"
-    return f"no slice surely misses the bar; {count(unclear)} of {count(many, 'slice')} {'is' if unclear == 1 else 'are'} unclear"
+    some = f"{count(unclear)} of {count(many, 'slice')} {'is' if unclear == 1 else 'are'} unclear"
+    return f"no slice surely misses the bar; {some}"
 
 
 def tell_gaps(
@@ -134,7 +140,7 @@ def tell_gaps(
         return f"{of} differs by {first['ends']['text']}, more than its bar"
     return f"{of} differs by {first['ends']['text']}" if far else "no gap between groups is beyond noise"
 
-# %% ../../nbs/training/evaluation_page.ipynb #00e0291a
+# %% ../../nbs/training/evaluation_page.ipynb #9fa4888d
 def tell_resampling(
     evaluation: dict[str, Any],  # resampling, blocks, blocks_of
 ) -> dict[str, Any]:  # title, and one row a metric
@@ -167,7 +173,8 @@ def tell_others(
         title = "better than every other model" if rows else "nothing to compare it with"
     lead = "No champion yet: this is the first model." if not champion else ""
     if champion and not champion.get("comparable", True):
-        lead = f"The {name_model('champion', champion)}, could not be compared: {champion.get('why') or 'no reason given'}."
+        why = champion.get("why") or "no reason is given"
+        lead = f"The {name_model('champion', champion)}, could not be compared: {why}."
     return {"title": title, "lead": lead}
 
 # %% ../../nbs/training/evaluation_page.ipynb #52a27c4a
