@@ -61,6 +61,9 @@ card = {
     "Not for": "Decisions about one traveller, connections that must not be missed, or airports other than New York's.",
     "Limits": "One year of data: season and change cannot be told apart. Cancelled and diverted flights have no label, "
     "so a score says nothing about them. Which plane flies is taken as known three hours before.",
+    "Ethical notes": "A score is of a flight, not of a person: no feature tells who flies, and tail numbers are "
+    "pseudonyms. Airlines and airports may be compared by it: look at its slices before you do. "
+    "Whoever is rebooked by a score should be told so, and by whom to have it looked at.",
 }
 
 # %% ../../nbs/workloads/flights.ipynb #beb65b09
