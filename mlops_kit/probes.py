@@ -100,7 +100,7 @@ def registered(
     found = _ask_registry(parameters["workload"], parameters["alias"])
     return found and {name: found[name] for name in ("version", "package")}
 
-# %% ../nbs/08_probes.ipynb #7016d60c
+# %% ../nbs/08_probes.ipynb #80e12707
 def champion(
     parameters: dict[str, Any],  # `workload`: name of the model; `inputs`: {"model": digest of the one that is judged}
 ) -> dict | None:  # version, and digest of its package; nothing before the first promotion
@@ -108,9 +108,11 @@ def champion(
     if "MLOPS_KIT_HOME" not in os.environ:  # A notebook alone: its samples have no champion
         return None
     name, judged = parameters["workload"], parameters["inputs"].get("model")
-    found = _ask_registry(name, "champion")
-    while found and judged and found["model"] == judged:
-        found = _ask_registry(name, found["predecessor"]) if found["predecessor"] else None
+    found, seen = _ask_registry(name, "champion"), set()
+    while found and judged and found["model"] == judged:  # After a rollback, versions may follow one another in a ring
+        seen.add(found["version"])
+        before = found["predecessor"]
+        found = _ask_registry(name, before) if before and before not in seen else None
     if not found:
         return None
     _fetch(tracking_uri(), name, found)
