@@ -24,7 +24,14 @@ from mlops_kit.training.evaluation_lists import (
     list_gaps,
     list_gates,
 )
-from .evaluation_lists import list_metrics, list_slices, name_classes, name_model, tell_worst, write_ends
+from mlops_kit.training.evaluation_lists import (
+    list_metrics,
+    list_slices,
+    name_classes,
+    name_model,
+    tell_worst,
+    write_ends,
+)
 from .metrics import LOSS, in_words
 
 # %% ../../nbs/training/evaluation_page.ipynb #0fe0e142
