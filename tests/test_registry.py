@@ -204,7 +204,7 @@ def test_another_environment_adopts_the_promoted_model(shop):
     assert "is not approved" in shop.call("promote", "flights", *prod).fault()[0]
     assert set(shop.call("run", "train", *prod, "--json").states.values()) == {"cached"}
     shop.settings(SETTINGS.replace('train.steps = ["adopt", "offer"]', ""))
-    assert shop.call("run", "train", *prod, "--json").states == {"fit": "executed", "offer": "executed"}
+    assert shop.call("run", "train", *prod, "--json").states == {"fit": "executed", "offer": "cached"}  # Equal bytes
 
 
 @pytest.mark.slow
