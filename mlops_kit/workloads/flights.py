@@ -55,12 +55,17 @@ forbidden = {
 # %% ../../nbs/workloads/flights.ipynb #20f25f2c
 allowed: dict[str, str] = {}  # {feature that the leak check may pass: why}
 
-# %% ../../nbs/workloads/flights.ipynb #ffa9191f
+# %% ../../nbs/workloads/flights.ipynb #532c97e3
 card = {
     "Purpose": "Rank a day's flights, three hours before they leave, by their risk to arrive over 15 minutes late.",
     "Not for": "Decisions about one traveller, connections that must not be missed, or airports other than New York's.",
     "Limits": "One year of data: season and change cannot be told apart. Cancelled and diverted flights have no label, "
     "so a score says nothing about them. Which plane flies is taken as known three hours before.",
+    "Ethics": "A score that is too low leaves travellers and crews unwarned; one that is too high costs airlines staff "
+    "and passengers trust, and may be read as a verdict on a carrier. Carriers and airports are compared, for each "
+    "other's weather and traffic as much as for their own work. No person is among the features. Tail numbers name "
+    "owners of planes: settings mark them as personal, for pseudonyms outside production; none is a feature, but how "
+    "late a plane was of late is. Use it for no decision on a person, and do not rank carriers by it.",
 }
 
 # %% ../../nbs/workloads/flights.ipynb #beb65b09
