@@ -159,7 +159,9 @@ def _gates(old: dict, new: dict) -> list[dict]:
 
 def _cost_of(step: dict) -> dict:
     "Say what a step's result took to make; in ledgers of before, a reused step does not tell."
-    seconds = step.get("made_seconds") or (step.get("seconds") if step.get("status") != "cached" else None)
+    seconds = step.get("made_seconds") or (
+        step.get("seconds") if step.get("status") in ("executed", "failed") else None
+    )
     return {"seconds": seconds, "cpu_seconds": step.get("cpu_seconds"), "peak_bytes": step.get("peak_bytes")}
 
 
@@ -306,7 +308,10 @@ def _gate_lines(found: dict) -> Iterator[str]:
 
 
 def _cost_lines(found: dict) -> Iterator[str]:
-    rows = [*found["cost"], {"step": "all", **{side: total_cost(found["cost"], side) for side in ("old", "new")}}]
+    rows = [
+        *found["cost"],
+        {"step": "known of both", **{side: total_cost(found["cost"], side) for side in ("old", "new")}},
+    ]
     for row in rows if found["cost"] else ():
         sides = [
             f"{duration(s['seconds'])}, CPU {duration(s['cpu_seconds'])}, {size(s['peak_bytes'])}"
@@ -314,7 +319,7 @@ def _cost_lines(found: dict) -> Iterator[str]:
             else "no such step"
             for s in (row["old"], row["new"])
         ]
-        yield f"  {_short(row['step']):<12} {sides[0]} -> {sides[1]}"
+        yield f"  {_short(row['step']):<14} {sides[0]} -> {sides[1]}"
 
 
 def _end_text(end: dict) -> str:

@@ -176,7 +176,7 @@ def outside_content(
         )
     return Content(describe(place, store.memo)["digest"], place, source.name)
 
-# %% ../nbs/09_keys.ipynb #d1c7e69d
+# %% ../nbs/09_keys.ipynb #fe6ffad1
 def step_values(
     step: Step,
     graph: Graph,
@@ -190,9 +190,10 @@ def ask_probes(
     step: Step,
     values: dict[str, Any],  # Values of its parameters
     *words: str,  # Kinds: probe, effect
+    inputs: dict[str, str] | None = None,  # {input: digest}: an answer may depend on what is looked at
 ) -> dict[str, Any]:  # {parameter: answer}
     "Ask the outside world what this step depends on."
-    return {name: ask(values[name], values) for name in step.named(*words)}
+    return {name: ask(values[name], values | {"inputs": inputs or {}}) for name in step.named(*words)}
 
 
 @dataclass
@@ -237,7 +238,7 @@ def _brief(value: Any) -> str:
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
-# %% ../nbs/09_keys.ipynb #0f37f353
+# %% ../nbs/09_keys.ipynb #94f20d24
 def decide(
     step: Step,
     graph: Graph,
@@ -248,13 +249,13 @@ def decide(
     force: bool = False,  # Run even when the result is stored
 ) -> Decision:
     "Compute a step's key, look it up, and say why it must run."
-    began, values = time.time(), step_values(step, graph)
+    began, values, digests = time.time(), step_values(step, graph), {name: c.digest for name, c in inputs.items()}
     code = step_code(step, graph, root)
     parts = {
         "code": code.units,
         "parameters": values,
-        "probes": ask_probes(step, values, "probe", "effect"),
-        "inputs": {name: content.digest for name, content in inputs.items()},
+        "probes": ask_probes(step, values, "probe", "effect", inputs=digests),
+        "inputs": digests,
         "runtime": runtime(root),
     }
     decision = Decision(step, inputs, code, parts, began)

@@ -130,6 +130,9 @@ def find_function(name, where):
 def ask(name, parameters):
     raise RuntimeError(f"the answer of probe `{name}` was not recorded")
 """,
+    "mlops_kit.training.pickles": """
+from pickle import dumps as to_pickle, loads as from_pickle
+""",
 }
 
 

@@ -104,7 +104,9 @@ def _recorded(step: str, key: str, store: Store, runs: list[dict]) -> Part:
     manifest = read_json(place / "manifest.json", {})
     if not manifest or not (place / "code.json").exists():
         raise StoreError(
-            f"key {key[:12]} of {step} is no longer stored", str(place), "It was removed by hand: train anew."
+            f"key {key[:12]} of {step} is no longer stored",
+            str(place),
+            "Name its environment with --env; what an earlier kit pruned cannot be made again.",
         )
     events = [s for run in reversed(runs) for s in run["steps"] if s.get("key") == key and s["step"] == step]
     known = {name: {"digest": digest} for name, digest in manifest["parts"]["inputs"].items()}

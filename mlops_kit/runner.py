@@ -6,12 +6,13 @@ Docs: https://mlops-kit.github.io/mlops-kit/runner.html.md"""
 
 # %% auto #0
 __all__ = ['KERNEL', 'COST', 'export_changed', 'prepare', 'set_environment', 'services', 'secret_names', 'check_secrets',
-           'check_inputs', 'Pool', 'kill_kernels_of', 'Run', 'accept', 'run_pipeline', 'plan']
+           'check_inputs', 'Pool', 'kill_kernels_of', 'Run', 'ancestors', 'accept', 'run_pipeline', 'plan']
 
-# %% ../nbs/11_runner.ipynb #556e99b0
+# %% ../nbs/11_runner.ipynb #f8c1f872
 import contextlib
 import json
 import os
+import platform
 import re
 import selectors
 import shutil
@@ -330,7 +331,10 @@ def kill_kernels_of(
             if process.environ().get(RECORDS_VARIABLE) == records:
                 process.kill()
 
-# %% ../nbs/11_runner.ipynb #cc088f4c
+# %% ../nbs/11_runner.ipynb #e315dcbb
+COST = ("made_seconds", "cpu_seconds", "peak_bytes")  # What it took to make a result, also where it is reused
+
+
 class Run:
     "One run of a pipeline: what is known of each step so far."
 
@@ -350,6 +354,7 @@ class Run:
         self.past = ledger.read_runs(self.ledger)
         self.state: dict[str, str] = {}  # {step: executed, cached, failed or skipped}
         self.made: dict[str, str] = {}  # {step: key}
+        self.read: dict[str, dict[str, str]] = {}  # {step: {input: digest}}
         self.decisions: dict[str, tuple[Decision, float, Path]] = {}  # Steps that run now, since when, and their draft
 
     def elapsed(self) -> float:  # s
@@ -377,7 +382,9 @@ class Run:
             ),
             None,
         )
-        return decide(step, self.graph, self.store, self.inputs(step), self.root, last, self.force)
+        inputs = self.inputs(step)
+        self.read[step.name] = {name: content.digest for name, content in inputs.items()}
+        return decide(step, self.graph, self.store, inputs, self.root, last, self.force)
 
     def task(self, decision: Decision) -> dict:
         "Make the task for a worker: outputs lie in a draft that only this step knows."
@@ -418,9 +425,44 @@ class Run:
             **{"home": str(self.store.home.absolute()), "step": step.name, "run": self.name},
             **{"began": decision.began, "force": self.force, "packages": [*our_packages(self.root)]},
             **{"code": hash_text(code), "runtime": parts["runtime"], "parameters": values},
+            **({"evidence": self.evidence(step)} if step.named("effect") else {}),
         }
 
-# %% ../nbs/11_runner.ipynb #89454d8a
+    def evidence(self, step: Step) -> dict[str, Any]:
+        "Say to a step that changes something outside what stands behind it: no part of its key."
+        before = ancestors(self.graph.edges, step.name)
+        return {
+            **{"run": self.name, "env": self.graph.pipeline.env, "pipeline": self.graph.pipeline.name},
+            **{"git": _git(self.root), "lock": runtime(self.root)["lock file"], "python": platform.python_version()},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "steps": {name: _made(self.store, key) for name, key in self.made.items() if name in before},
+        }
+
+
+def ancestors(
+    edges: list[tuple[str, str, str]],  # [(producer, consumer, name)]
+    step: str,  # Name of a step
+) -> set[str]:  # Names of all steps that it depends on
+    "Find what lies before a step."
+    found: set[str] = set()
+    while more := {a for a, b, _ in edges if b == step or b in found} - found:
+        found |= more
+    return found
+
+
+def _made(store: Store, key: str) -> dict[str, Any]:
+    "Say how a stored result came about."
+    manifest = store.manifest(key) or {}
+    records = manifest.get("records", [])
+    return {
+        **{"key": key, "made_by": manifest.get("run"), "outputs": manifest.get("outputs", {})},
+        **{name: manifest.get(name) for name in COST},
+        "inputs": manifest.get("parts", {}).get("inputs", {}),
+        "metrics": {record["name"]: record["value"] for record in records if record["record"] == "metric"},
+        "gates": [record for record in records if record["record"] == "gate"],
+    }
+
+# %% ../nbs/11_runner.ipynb #85e8ba0a
 def _check_end(run: Run, step: Step, records: list[dict]) -> None:
     if not any(record["record"] == "finished" for record in records):
         raise StepError(
@@ -459,7 +501,7 @@ def _uncached(run: Run, decision: Decision, records: list[dict]) -> str:
     unknown = unforeseen(decision.code, loaded)
     if unknown:
         return f"it loaded {', '.join(unknown[:3])}, which its key did not foresee"
-    again = ask_probes(step, step_values(step, graph), "probe")
+    again = ask_probes(step, step_values(step, graph), "probe", inputs=decision.parts["inputs"])
     changed = [name for name, answer in again.items() if answer != decision.parts["probes"][name]]
     return f"probe {changed[0]} had another answer when it ended" if changed else ""
 
@@ -471,7 +513,7 @@ def _settle_pieces(run: Run, records: list[dict], uncached: str) -> list[str]:  
         condemn(run.store, key, uncached)
     return sorted({key for record in maps for key in record["keys"]})
 
-# %% ../nbs/11_runner.ipynb #bf780c70
+# %% ../nbs/11_runner.ipynb #4b2a8fa8
 def accept(
     run: Run,
     decision: Decision,  # Why the step ran
@@ -487,7 +529,8 @@ def accept(
     _check_inputs(run, decision)
     check_outputs(step.name, draft, step.named("output"))
     _perform(decision, draft)
-    decision.parts["probes"] |= ask_probes(step, step_values(step, run.graph), "effect")
+    values, inputs = step_values(step, run.graph), decision.parts["inputs"]
+    decision.parts["probes"] |= ask_probes(step, values, "effect", inputs=inputs)
     write_file(draft / "code.json", json.dumps(decision.code.sources, indent=1))
     said: dict[str, Any] = {
         "step": step.name,
@@ -500,10 +543,7 @@ def accept(
     said |= {"records": [record for record in records if record["record"] in ("metric", "gate", "fact")]}
     return put(run.store, decision.key, draft, step.named("output"), **said)
 
-# %% ../nbs/11_runner.ipynb #af42f09e
-COST = ("made_seconds", "cpu_seconds", "peak_bytes")  # What it took to make a result, also where it is reused
-
-
+# %% ../nbs/11_runner.ipynb #2e074be9
 def _note(
     run: Run, step: Step, status: str, reason: str = "", error: dict | None = None, started: float = 0, **facts: Any
 ) -> None:
@@ -660,7 +700,7 @@ def _open(run: Run) -> None:
     }
     ledger.append(run.ledger, "run", run=run.name, **facts)
 
-# %% ../nbs/11_runner.ipynb #4b2c4368
+# %% ../nbs/11_runner.ipynb #5446dcff
 def run_pipeline(
     graph: Graph,  # From `prepare`
     store: Store,
@@ -704,7 +744,7 @@ def _remember(run: Run) -> None:
     "Ask the probes once more: writing to MLflow touched the registry, and the next run shall not pay for its import."
     for step in run.graph.order:
         with contextlib.suppress(KitError):
-            ask_probes(step, step_values(step, run.graph), "probe", "effect")
+            ask_probes(step, step_values(step, run.graph), "probe", "effect", inputs=run.read.get(step.name))
 
 
 def _conclude(run: Run, status: str) -> dict:

@@ -19,7 +19,7 @@ from typing import Any
 from .notebooks import Param, Step, convert, find_step
 from .project import SettingsError, nearest
 
-# %% ../nbs/00_settings.ipynb #d4e5d90a
+# %% ../nbs/00_settings.ipynb #c71db2c7
 KIT = {
     param.name: param
     for param in [
@@ -33,6 +33,12 @@ KIT = {
             "MLflow tracking store and model registry, or nothing; MLFLOW_TRACKING_URI wins",
         ),
         Param("jobs", "int", 2, "Steps that run at the same time"),
+        Param(
+            "approval",
+            "list[str]",
+            ["prod"],
+            "Environments in which a person approves a model before it becomes champion",
+        ),
         Param(
             "generated_secrets",
             "list[str]",
@@ -195,9 +201,10 @@ def _apply(
             values[step, param.name] = Value(convert(param, layer[key], where), " ".join(filter(None, [file, section])))
     return values
 
-# %% ../nbs/00_settings.ipynb #fb9557b7
+# %% ../nbs/00_settings.ipynb #3f13f628
 def _layers(settings: Settings, pipeline: str, workload: str, env: str) -> list[tuple[str, Iterable[str]]]:
-    return [("DEFAULT", KIT), (f"workload.{workload}", ()), (f"pipeline.{pipeline}", SECTIONS["pipeline"]), (env, KIT)]
+    own = [*KIT, *(f"{name}.steps" for name in settings.of("pipeline"))]  # Read by `_choose_steps`
+    return [("DEFAULT", KIT), (f"workload.{workload}", ()), (f"pipeline.{pipeline}", SECTIONS["pipeline"]), (env, own)]
 
 
 def _quality(settings: Settings, workload: str) -> dict[str, float]:
@@ -258,9 +265,14 @@ def section_values(
         for key, param in known.items()
     }
 
-# %% ../nbs/00_settings.ipynb #550b3fca
-def _choose_steps(settings: Settings, steps: dict[str, Step], name: str, own: dict[str, Any]) -> tuple[Step, ...]:
-    where = settings.where(f"pipeline.{name}", "steps")
+# %% ../nbs/00_settings.ipynb #636d4b7a
+def _choose_steps(
+    settings: Settings, steps: dict[str, Step], name: str, own: dict[str, Any], env: str
+) -> tuple[Step, ...]:
+    where, text = settings.where(f"pipeline.{name}", "steps"), settings.sections.get(env, {}).get(f"{name}.steps")
+    if text is not None:
+        where = settings.where(env, f"{name}.steps")
+        own = {"steps": convert(SECTIONS["pipeline"]["steps"], text, where)}
     chosen = tuple(find_step(step, steps, where) for step in own["steps"])
     if not chosen:
         raise SettingsError("the pipeline has no steps", where, 'Write `steps = ["ingest", "clean"]`.')
@@ -279,7 +291,7 @@ def bind_pipeline(
     if name not in known:
         raise SettingsError(f"there is no pipeline `{name}`", file, nearest(name, known))
     own = section_values(settings, f"pipeline.{name}", "pipeline")
-    chosen, workload = _choose_steps(settings, steps, name, own), own["workload"]
+    chosen, workload = _choose_steps(settings, steps, name, own, env), own["workload"]
     values, mine = _start(settings, chosen, name, workload, env), {step.name: step for step in chosen}
     for section, skip in _layers(settings, name, workload, env):
         _override(values, _apply(settings.sections.get(section, {}), f"[{section}]", steps, file, skip))

@@ -13,6 +13,7 @@ from pathlib import Path
 import bench_contracts
 import bench_partitions
 import bench_training
+import bench_tune
 import bench_windows
 import nbformat.v4 as v4
 from ratio import say
@@ -125,6 +126,7 @@ def main() -> None:
     bench_contracts.report()
     bench_windows.report()
     bench_training.report()
+    bench_tune.report()
 
 
 if __name__ == "__main__":

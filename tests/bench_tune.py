@@ -4,7 +4,11 @@ Both work on the same binned rows, as whoever writes such a loop by hand would. 
 follows the rounds for the pruner, and is stored in SQLite; it may cost a twentieth more.
 """
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +17,6 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from ratio import say
-from threadpoolctl import threadpool_limits
 
 from mlops_kit.training.crossfit import Examples, judge_trees
 from mlops_kit.training.study import open_study, search, search_space
@@ -32,9 +35,9 @@ def examples(rows: int) -> Examples:
     return Examples("binary", [0, 1], [f"x{n}" for n in range(FEATURES)], {}, matrix, truth)
 
 
-def report(rows: int = ROWS, rounds: int = 7) -> None:
-    """Hold a trial against the bare fit, in turn; twenty trials are known before, none of them better."""
-    table, quarter = examples(rows), rows // 4
+def measure(rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of the bare fit and of a trial, in turn; twenty trials are known before, none of them better."""
+    table, quarter = examples(ROWS), ROWS // 4
     folds = [(np.arange(n * quarter), np.arange(n * quarter, (n + 1) * quarter)) for n in (1, 2, 3)]
     binned, given = bin_rows(table.matrix, table.truth, []), GIVEN | {"seed": 0}
     words = tree_parameters("binary", 2, table.features, given) | {"metric": LOSSES["binary"]}
@@ -46,7 +49,7 @@ def report(rows: int = ROWS, rounds: int = 7) -> None:
             follow(step, 1 + parameters["l2"])
         return parameters["l2"]
 
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):  # Threads that wait would be counted, too
+    with tempfile.TemporaryDirectory() as folder:
         study = open_study(Path(folder), "bench")
         search(study, quick, space, given, BEFORE)
         for number in range(rounds):
@@ -57,10 +60,20 @@ def report(rows: int = ROWS, rounds: int = 7) -> None:
                 else:
                     search(study, judge, space, given, BEFORE + number + 1)
                 took[who].append(time.process_time() - start)
+    return took
+
+
+def report(rounds: int = 7) -> None:
+    """Hold a trial against the bare fit, on one thread: threads that wait for each other would be counted, too."""
+    command, one = [sys.executable, __file__, str(rounds)], os.environ | {"OMP_NUM_THREADS": "1"}
+    took = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=one).stdout)
     bare, trial = (statistics.median(took[who]) for who in ("bare", "trial"))
-    details = f"{rows:,} rows, 3 folds of {ROUNDS} rounds; {trial:.2f} s of CPU against {bare:.2f} s"
+    details = f"{ROWS:,} rows, 3 folds of {ROUNDS} rounds; {trial:.2f} s of CPU against {bare:.2f} s"
     say("a trial of a search / LightGBM's cross-validation", trial / bare, MOST, details)
 
 
 if __name__ == "__main__":
-    report()
+    if sys.argv[1:]:
+        print(json.dumps(measure(int(sys.argv[1]))))
+    else:
+        report()

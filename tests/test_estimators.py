@@ -130,8 +130,8 @@ def test_what_onnx_would_answer_wrongly_is_not_stored_as_onnx():
     fitted = fit_estimator(name, {}, rows, truth, categorical, "binary")
     with pytest.raises(StepError, match="differ") as refused:
         estimator_bytes(fitted, rows, "binary")
-    assert "allow_pickle" in refused.value.remedy
-    kind, data = estimator_bytes(fitted, rows, "binary", allow_pickle=True)
+    assert "pickle_allowed" in refused.value.remedy
+    kind, data = estimator_bytes(fitted, rows, "binary", pickle_allowed=True)
     loaded = load_estimator(kind, data)
     assert (
         kind == "pickle"

@@ -63,9 +63,9 @@ def test_an_estimator_by_name_is_stored_as_onnx_and_comes_back(rows, name, param
 
 def test_a_pickle_is_written_only_where_settings_allow_it(tmp_path):
     name = "sklearn.ensemble.HistGradientBoostingClassifier"
-    with pytest.raises(StepError, match="allow_pickle"):
+    with pytest.raises(StepError, match="pickle_allowed"):
         fit(CANCER, name)
-    save_model(tmp_path, fit(CANCER, name, allow_pickle=True))
+    save_model(tmp_path, fit(CANCER, name, pickle_allowed=True))
     assert (tmp_path / "model.pkl").is_file()
     assert predict(load_model(tmp_path), CANCER).shape == (len(CANCER), 2)
 

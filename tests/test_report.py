@@ -413,3 +413,11 @@ def test_accessible(name, width, scheme, axe, notebook, tmp_path):
     file.write_text(text.replace("</body>", AUDIT.replace("AXE", axe.replace("</", "<\\/"))))
     dom = _open(tmp_path, file, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400")
     assert json.loads(html.unescape(re.search(r'<pre id="axe">(.*?)</pre>', dom, re.S)[1])) == []
+
+
+def test_a_comparison_of_much_code_stays_small():
+    """Beyond the limit statements are counted, and the command that prints them is named."""
+    found = example.comparison()
+    found["code"] = [found["code"][0] | {"unit": f"function a.f{n}", "diff": ["+" + "x" * 999] * 20} for n in range(20)]
+    page = comparison_page(found)
+    assert len(page) < 300_000 and "18 statements more in" in html.unescape(re.sub("<[^>]+>", "", page))

@@ -110,6 +110,15 @@ def test_pruned_data_and_lost_code(ran):
     assert "is no longer stored" in what and remedy
 
 
+def test_a_pruned_model_is_made_again(ran):
+    """Pruning removes bytes and keeps code and digests: what is made again is proved by them."""
+    assert ran.run("-p", "double.factor=3", "--until", "total").rc == 0
+    assert "removed 0" not in ran.call("cache", "prune", "--keep", "1", "--days", "0").out
+    assert not (ran.home / "store" / steps(again(ran, name=ran.runs()[0]))["total"]["key"]).exists()
+    done = again(ran, "--from-data", name=ran.runs()[0])
+    assert done.rc == 0 and done.json["identical"], done.out
+
+
 def test_wrong_names_are_told(ran):
     """A run, an output or a model that is not there."""
     assert again(ran, name="last~9").rc == 4

@@ -240,7 +240,13 @@ def test_a_failed_gate_stops_what_depends_on_it_and_nothing_else(tmp_path):
     assert total["error"]["type"] == "GateFailed" and total["metrics"] == {"total": 12.0}
     assert [gate["passed"] for gate in total["gates"]] == [False]
     folder = project.home / done.json["run"] / "fit.total"
-    assert {file.name for file in folder.iterdir()} == {"log.txt", "notebook.html", "notebook.ipynb", "records.jsonl"}
+    assert {file.name for file in folder.iterdir()} == {
+        "code.json",
+        "log.txt",
+        "notebook.html",
+        "notebook.ipynb",
+        "records.jsonl",
+    }
     assert "adding up" in project.call("logs", "last", "total").out
     assert "Make more numbers." in Path(done.json["report"]).read_text()
     assert {place.name for place in (project.home / "data").iterdir()} == {"numbers", "doubled", "aside"}

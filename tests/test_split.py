@@ -192,6 +192,8 @@ def test_a_class_that_appears_first_in_the_test_is_named(split):
 def test_five_rows_are_split_or_refused_with_a_reason(split):
     found = split(pl.DataFrame({"row": range(5), "x": [1.0, 2, 3, 4, 5], "label": ["a", "b", "a", "b", "a"]}))
     assert sorted(part(found, "test")["label"]) == ["a", "b"]
+    found = split(pl.DataFrame({"row": range(5), "x": range(5), "label": list("ababc")}))
+    assert found.rows.filter(label="c")["part"].to_list() == ["train"]
     with pytest.raises(GateFailed, match="rows of the smaller part is 0"):
         split(pl.DataFrame({"row": range(5), "x": range(5), "label": list("abcde")}))
     days = [datetime(2013, 1, 1 + day) for day in range(5)]

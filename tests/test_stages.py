@@ -139,7 +139,7 @@ def test_a_bar_on_a_metric_that_does_not_exist_fails(run):
 
 def test_an_empty_test_part_is_refused(run):
     with pytest.raises(GateFailed, match="rows of the smaller part is 0"):
-        run("split", test_until="2013-08-31")
+        run("split", train_until="2013-08-31", test_until="2013-08-31")
 
 
 def test_a_model_is_the_same_on_any_number_of_threads():

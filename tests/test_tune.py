@@ -226,6 +226,8 @@ def test_weights_of_classes_are_judged_on_the_classes_as_they_are(tune):
     plain, heavy = tune(cancer, calibrate="none"), tune(cancer, calibrate="best", class_weights={"1": 30})
     assert plain["calibrations"]["none"]["loss"] < heavy["calibrations"]["none"]["loss"]
     assert heavy["calibration"] and heavy["class_weights"] == {"1": 30}, "a curve takes the bend out again"
+    searched = tune(cancer, class_weights={"1": 30}, trials=1)
+    assert abs(searched["study"]["given"] - searched["compared"]["trees"]) < 0.01
     for balance in ("classes", "under", "over"):
         assert tune(cancer, balance=balance)["learnable"]["shown"]
     kind = heavy["calibrations"][heavy["calibration"]["kind"]]

@@ -157,23 +157,30 @@ def _origin(facts: dict[str, Any]) -> Section:
         [table("", heads, rows)],
     )
 
-# %% ../../nbs/training/card_origin.ipynb #021489c2
+# %% ../../nbs/training/card_origin.ipynb #25445d03
+def _tuned(facts: dict[str, Any]) -> str:
+    "Say what the step that chose left on record."
+    step = next((of for of in facts["steps"] if of["step"].split(".")[-1] == "tune"), None)
+    if not step:
+        return "Nobody recorded how it was chosen."
+    told = ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in step["metrics"].items())
+    return f"By folds inside the training rows, in the step {step['step']}{': ' if told else ''}{told}."
+
+
+def _search(study: dict[str, Any]) -> str:
+    if not study.get("trials"):
+        return "None: the parameters are those of the settings."
+    return f"{count(study['trials'], 'trial')}, of which number {study.get('number')} was best.".capitalize()
+
+
 def _choice(facts: dict[str, Any]) -> Section:
+    "Say how kind and parameters were chosen."
     model, chosen = facts["model"], facts["chosen"]
-    study = chosen.get("study") or {}
-    compared, learnable = chosen.get("compared") or {}, chosen.get("learnable") or {}
     told = [
         ("Kind", model["family"]),
-        ("Chosen by folds", compared.get("sentence") or "Nobody recorded how it was chosen."),
-        ("Something to learn", learnable.get("sentence")),
-        (
-            "Search",
-            f"{count(study['trials'], 'trial')}, best number {study.get('number')}"
-            if study.get("trials")
-            else "None: the parameters are those of the settings."
-            if chosen
-            else "",
-        ),
+        ("Chosen", (chosen.get("compared") or {}).get("sentence") or _tuned(facts)),
+        ("Something to learn", (chosen.get("learnable") or {}).get("sentence") or ""),
+        ("Search", _search(chosen.get("study") or {}) if chosen else ""),
     ]
     rows: list[list[Cell]] = [
         [name.replace("_", " ").capitalize(), _setting(value)] for name, value in model["training"].items()
@@ -224,33 +231,33 @@ def _answers(facts: dict[str, Any]) -> Section:
         "What it answers", title, "", [("Values", ", ".join(model["classes"])), ("Decision", threshold_of(facts))]
     )
 
-# %% ../../nbs/training/card_origin.ipynb #251fc4a2
+# %% ../../nbs/training/card_origin.ipynb #6d06611e
 def answers_for(
     facts: dict[str, Any],  # Facts of the card
     approvals: Sequence[dict[str, Any]],  # by, why, at
 ) -> str:
     "Say who answers for the model."
-    owner = facts["words"].get("Owner", "")
-    return " ".join(
-        [
-            *([owner] if owner else []),
-            f"Approved by {', '.join(of['by'] for of in approvals)}." if approvals else "Not approved yet.",
-        ]
-    )
+    by = listed(list(dict.fromkeys(str(of["by"]) for of in approvals)))
+    owner = [facts["words"]["Owner"]] if facts["words"].get("Owner") else []
+    return " ".join([*owner, f"Approved by {by}." if by else "Not approved yet."])
 
 
-def _approvals(approvals: Sequence[dict[str, Any]], aliases: Sequence[str]) -> Section:
-    rows: list[list[Cell]] = [[str(of["by"]), str(of.get("why") or "–"), str(of.get("at") or "–")] for of in approvals]
-    title = f"Approved by {', '.join(of['by'] for of in approvals)}" if approvals else "Not approved yet"
-    told = [("Alias in the registry", ", ".join(aliases) or "none")]
+def _approval(facts: dict[str, Any], approvals: Sequence[dict[str, Any]], aliases: Sequence[str]) -> Section:
+    "Say who approved it, and what it serves as."
+    rows: list[list[Cell]] = [[str(of.get(word) or "–") for word in ("by", "why", "at")] for of in approvals]
+    told = [
+        ("Alias in the registry", listed(aliases) or "None yet."),
+        ("To approve it", "" if approvals else f"mlops-kit approve {facts['name']} --by NAME --why TEXT"),
+    ]
+    title = answers_for({"words": {}}, approvals).removesuffix(".")
     return section("Approval", title, "", told, [table("", {"Who": "text", "Why": "text", "When": "text"}, rows)])
 
-# %% ../../nbs/training/card_origin.ipynb #8acb9556
+# %% ../../nbs/training/card_origin.ipynb #04260062
 def origin_sections(
     facts: dict[str, Any],  # From `card_facts`
     approvals: Sequence[dict[str, Any]] = (),  # by, why, at
     aliases: Sequence[str] = (),  # Names of this version in the registry
 ) -> list[Section]:  # In the order of the card
     "Say what a model comes from."
-    first, rest = (_words, _gates), (_data, _origin, _choice, _answers, _reads)
-    return [*(part(facts) for part in first), _approvals(approvals, aliases), *(part(facts) for part in rest)]
+    said = [part(facts) for part in (_words, _gates, _data, _origin, _choice, _answers, _reads)]
+    return [*said[:2], _approval(facts, approvals, aliases), *said[2:]]

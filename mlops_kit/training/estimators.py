@@ -201,7 +201,7 @@ def estimator_bytes(
     estimator: Any,  # From `fit_estimator`
     matrix: np.ndarray,  # The rows it was fitted on, to check its answers
     task: str,  # binary, multiclass or regression
-    allow_pickle: bool = False,  # Whether a pickle may be written where ONNX cannot be
+    pickle_allowed: bool = False,  # Whether a pickle may be written where ONNX cannot be
 ) -> tuple[str, bytes]:  # onnx or pickle, and what to write
     "Turn a fitted estimator into bytes."
     try:
@@ -211,10 +211,10 @@ def estimator_bytes(
         data, reason = b"", _short(error)
     if not reason:
         return "onnx", data
-    if allow_pickle:
+    if pickle_allowed:
         return "pickle", to_pickle(estimator)
     name = type(estimator[-1]).__name__
-    remedy = "Name another, or set `allow_pickle = true`; to open a pickle is to run what it holds."
+    remedy = "Name another, or set `pickle_allowed = true`; to open a pickle is to run what it holds."
     raise StepError(f"{name} cannot be stored as ONNX: {reason}", "estimator", remedy)
 
 # %% ../../nbs/training/estimators.ipynb #7a7e6804

@@ -162,7 +162,7 @@ def describe_parts(
     of_group = {"groups": pl.col(group).n_unique()} if group else {}
     return parts.group_by("part").agg(rows=pl.len(), **of_time, **of_group).sort("part", descending=True)
 
-# %% ../../nbs/training/split.ipynb #39f84158
+# %% ../../nbs/training/split.ipynb #3fc90a4b
 def older_tests(
     parts: pl.DataFrame,  # Rows with `part`
     time: str | None,  # Column with the time of each row; None where there is none
@@ -189,7 +189,7 @@ def shared_groups(
         .height
     )
 
-
+# %% ../../nbs/training/split.ipynb #daffee99
 def new_classes(
     parts: pl.DataFrame,  # Rows with `part`
     label: str,  # Column that the model predicts

@@ -148,16 +148,15 @@ def _storage(file: Path) -> Any:
 
     return optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
 
-# %% ../../nbs/training/study.ipynb #fd85a996
+# %% ../../nbs/training/study.ipynb #64f70ed0
 def finished_trials(
     study: Any,  # optuna.Study
-    most: int = 0,  # Only the first so many places; 0 for all
 ) -> list:  # FrozenTrials in the order of their places; what a dead process left running is set aside
     "List the trials that came to an end."
     there = {t.user_attrs["place"]: t for t in study.trials if t.state.is_finished() and "place" in t.user_attrs}
-    return [there[place] for place in sorted(there) if not most or place < most]
+    return [there[place] for place in sorted(there)]
 
-# %% ../../nbs/training/study.ipynb #ce8b8647
+# %% ../../nbs/training/study.ipynb #f736ea83
 def search(
     study: Any,  # From `open_study`
     judge: Judge,  # f(parameters, report) -> loss; smaller is better
@@ -169,23 +168,22 @@ def search(
     seed: int = 0,  # Of every proposal
 ) -> list:  # The finished trials that count, in order
     "Try parameters until the budget is spent."
-    while (batch := _next_batch(finished_trials(study, trials), trials, workers)) and _time_left(
-        study, minutes, workers
-    ):
-        known = [trial for trial in finished_trials(study) if trial.user_attrs["place"] < batch[0] // workers * workers]
+    done = {trial.user_attrs["place"]: trial for trial in finished_trials(study)}
+    while (batch := _next_batch({*done}, trials, workers)) and _time_left([*done.values()], minutes, workers):
+        known = [done[place] for place in sorted(done) if place < batch[0] // workers * workers]
         with ThreadPoolExecutor(workers) as pool:
-            for done in _as_they_end([pool.submit(_try, judge, space, given, known, p, seed) for p in batch]):
-                study.add_trial(done)
-    return finished_trials(study, trials)
+            for ended in _as_they_end([pool.submit(_try, judge, space, given, known, p, seed) for p in batch]):
+                study.add_trial(ended)
+                done[ended.user_attrs["place"]] = ended
+    return [done[place] for place in sorted(done) if not trials or place < trials]
 
 
-def _next_batch(done: list, trials: int, workers: int) -> list[int]:  # Places to try, all of one batch
-    there = {trial.user_attrs["place"] for trial in done}
+def _next_batch(there: set[int], trials: int, workers: int) -> list[int]:  # Places to try, all of one batch
     first = next(place for place in range(len(there) + 1) if place not in there)
     end = (first // workers + 1) * workers
     return [place for place in range(first, min(end, trials or end)) if place not in there]
 
-# %% ../../nbs/training/study.ipynb #6e0bf5a4
+# %% ../../nbs/training/study.ipynb #9bb54fd0
 def _as_they_end(futures: list[Future]) -> Iterator[Any]:
     try:
         for future in as_completed(futures):
@@ -195,8 +193,8 @@ def _as_they_end(futures: list[Future]) -> Iterator[Any]:
             future.cancel()
 
 
-def _time_left(study: Any, minutes: float, workers: int) -> bool:
-    spent = sum(trial.duration.total_seconds() for trial in finished_trials(study))
+def _time_left(done: list, minutes: float, workers: int) -> bool:
+    spent = sum(trial.duration.total_seconds() for trial in done)
     return not minutes or spent / workers < minutes * 60
 
 # %% ../../nbs/training/study.ipynb #cd5d6fef
@@ -235,7 +233,7 @@ def summarise(
     counts = {"name": name, "trials": len(trials), "pruned": pruned, "given": given, "best": best.value}
     return counts | {"number": best.user_attrs["place"], "parameters": best.params, "importance": importances(trials)}
 
-# %% ../../nbs/training/study.ipynb #4ade7e3f
+# %% ../../nbs/training/study.ipynb #5b9b6fef
 def history_figure(
     trials: list,  # From `search`
     loss: str = "Loss",  # What it is called
@@ -274,7 +272,7 @@ def _shown(losses: Any) -> float:  # The highest loss in the picture: a few wild
 
     return float(max(np.quantile(losses, 0.8), losses[0]))
 
-# %% ../../nbs/training/study.ipynb #79f064bf
+# %% ../../nbs/training/study.ipynb #980b2b65
 def importance_figure(
     shares: dict[str, float],  # From `importances`
 ) -> "Figure":

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/train.html.md"""
 # %% auto #0
 __all__ = ['read_choices', 'fit_words', 'chosen_weights', 'fit_chosen', 'in_words']
 
-# %% ../../nbs/training/train.ipynb #08a43f12
+# %% ../../nbs/training/train.ipynb #c791311a
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..project import StepError, path, read_json
 from ..steps import Input, Output, gate, load_workload, log
 from .models import Model, fit_model, part_rows, save_model
 from .tasks import find_classes, number_labels
-from .weights import class_factors, row_weights
+from .weights import training_weights
 
 # %% ../../nbs/training/train.ipynb #4a2b6cf3
 def read_choices(
@@ -29,14 +29,15 @@ def read_choices(
         raise StepError("there are no choices to read", str(path(place)), "Run the step `tune`.")
     return found
 
-# %% ../../nbs/training/train.ipynb #5c3475da
+# %% ../../nbs/training/train.ipynb #3b7fce8c
 def fit_words(
     chosen: dict[str, Any],  # From `read_choices`
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> dict[str, Any]:  # What `fit_model` is given besides
     "Say the chosen parameters as the family knows them."
-    if chosen["family"] == "trees":
-        return chosen["parameters"] | {"rounds": chosen["rounds"]}
-    return {} if chosen["family"] == "linear" else {"parameters": chosen["parameters"]}
+    if chosen["family"] in ("trees", "linear"):
+        return chosen["parameters"] | ({"rounds": chosen["rounds"]} if chosen["family"] == "trees" else {})
+    return {"parameters": chosen["parameters"], "seed": chosen["seed"], "pickle_allowed": pickle_allowed}
 
 
 def chosen_weights(
@@ -47,18 +48,20 @@ def chosen_weights(
     "Weigh the rows as they were weighed when everything was chosen."
     classes = find_classes(rows[label], chosen["task"])
     truth = number_labels(rows[label], chosen["task"], classes)
-    factors = class_factors(truth, classes, chosen["class_weights"], chosen["balance"])
-    return row_weights(rows, chosen["weights"], truth, factors)
+    words = {word: chosen[word] for word in ("weights", "class_weights", "balance", "population")}
+    how = {"task": chosen["task"], "classes": classes, "truth": truth, "seed": chosen["seed"]}
+    return training_weights(rows, label, **how, **words)[1]
 
-# %% ../../nbs/training/train.ipynb #678f093c
+# %% ../../nbs/training/train.ipynb #5a9b374b
 def fit_chosen(
     rows: pl.DataFrame,  # Training rows, in the order of their key
     features: list[str],  # Columns that the model may read
     label: str,  # Column that it predicts
     chosen: dict[str, Any],  # From `read_choices`
+    pickle_allowed: bool = False,  # Whether another estimator may be stored as a pickle
 ) -> Model:  # Calibrated, with its threshold
     "Fit the chosen family with the chosen parameters."
-    given, weights = fit_words(chosen), chosen_weights(rows, label, chosen)
+    given, weights = fit_words(chosen, pickle_allowed), chosen_weights(rows, label, chosen)
     fitted = fit_model(chosen["family"], rows, features, label, chosen["task"], weights, **given)
     kept = {name: chosen[name] for name in ("calibration", "threshold", "interval")}
     return replace(fitted, **kept)

@@ -6,9 +6,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/tune.html.md"""
 
 # %% auto #0
 __all__ = ['NOTHING', 'given_parameters', 'find_parameters', 'threads_of', 'digest_folds', 'score_left_out', 'choose',
-           'write_choices', 'read_choices', 'families_table', 'calibrations_table', 'show']
+           'write_choices', 'families_table', 'calibrations_table', 'show']
 
-# %% ../../nbs/training/tune.ipynb #2ac81dc6
+# %% ../../nbs/training/tune.ipynb #a6c3f6ac
 import hashlib
 import json
 import os
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..project import SettingsError, StepError, path, write_file
+from ..project import SettingsError, path, write_file
 from ..steps import Input, Output, gate, load_workload, log, write_table
 from ..tables import digest_rows
 from mlops_kit.training.calibration import (
@@ -131,7 +131,7 @@ def score_left_out(
     best, _, trees = cross_fit_trees(binned, words, rounds, patience, parts, metric)
     return best, {"trees": trees} | others
 
-# %% ../../nbs/training/tune.ipynb #25cb7696
+# %% ../../nbs/training/tune.ipynb #1e56a1c3
 def choose(
     examples: Examples,
     scores: dict[str, np.ndarray],  # From `score_left_out`; the first family is held against the linear one
@@ -186,7 +186,7 @@ def _calibrate(
         found["threshold"], found["costs"] = choose_threshold(truth, bent[kind][:, 1], *costs, weights)
     return found, {name: reliability(truth, bent[name]) for name in dict.fromkeys(("none", kind))}
 
-# %% ../../nbs/training/tune.ipynb #6b2a0a7c
+# %% ../../nbs/training/tune.ipynb #93d545a2
 def write_choices(
     place: str,  # Folder, relative to the project's root or absolute
     examples: Examples,
@@ -205,17 +205,7 @@ def write_choices(
     write_file(path(place) / "choices.json", json.dumps(found, indent=1))
     return found
 
-
-def read_choices(
-    place: str,  # Folder that `write_choices` wrote
-) -> dict[str, Any]:  # What choices.json holds
-    "Read what was chosen."
-    try:
-        return json.loads((path(place) / "choices.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StepError(f"there are no choices to read: {error}", str(path(place)), "Run the step `tune`.") from error
-
-# %% ../../nbs/training/tune.ipynb #c3bc3564
+# %% ../../nbs/training/tune.ipynb #72522c7a
 def families_table(
     chosen: dict[str, Any],  # From `choose`
     names: list[str],  # Of the families
