@@ -7,18 +7,18 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/card.html.md"""
 # %% auto #0
 __all__ = ['card_facts', 'markdown_table', 'card_markdown', 'card_page', 'write_card', 'renew_card']
 
-# %% ../../nbs/training/card.ipynb #bd98add8
+# %% ../../nbs/training/card.ipynb #c2920609
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..look import count, number, page
+from ..look import number, page
 from ..project import StepError, read_json, write_file
 from .card_checks import check_sections
 from .card_origin import FIRST, answers_for, origin_sections, trained
 from .card_quality import headline, quality_sections, rival, worse_for, worst
-from .card_words import MAIN, Cell, Section, short, spanned
+from .card_words import MAIN, Cell, Section, judged_metrics, short, spanned, tally
 from .metrics import in_words
 
 # %% ../../nbs/training/card.ipynb #33e022b4
@@ -107,17 +107,13 @@ def card_facts(
         **{"gates": _gates(steps, evaluation), "data": data, "steps": costs, "run": run},
     }
 
-# %% ../../nbs/training/card.ipynb #99d364ba
+# %% ../../nbs/training/card.ipynb #74fbcce3
 def _state(facts: dict[str, Any], approvals: Sequence[dict[str, Any]], aliases: Sequence[str]) -> list[dict[str, str]]:
     "Say in a few words where the model stands."
     gates = facts["gates"]
     failed = sum(not gate["passed"] for gate in gates)
-    if not gates:
-        held = {"kind": "warn", "word": "No gate was held"}
-    elif failed:
-        held = {"kind": "bad", "word": f"{count(failed, 'gate').capitalize()} of {number(len(gates))} failed"}
-    else:
-        held = {"kind": "good", "word": f"All {count(len(gates), 'gate')} passed"}
+    held = {"kind": "bad" if failed else "good", "word": tally(failed, len(gates), "gate") if gates else ""}
+    held = held if gates else {"kind": "warn", "word": "No gate was held"}
     approved = {"kind": "good", "word": "Approved"} if approvals else {"kind": "idle", "word": "Not approved yet"}
     return [held, approved, *({"kind": "idle", "word": alias.capitalize()} for alias in aliases)]
 
@@ -133,11 +129,11 @@ def _first(facts: dict[str, Any], approvals: Sequence[dict[str, Any]]) -> list[t
         *(("Since", since), ("Who answers", answers_for(facts, approvals))),
     ]
 
-# %% ../../nbs/training/card.ipynb #cff9736e
+# %% ../../nbs/training/card.ipynb #3c3aea73
 def _keys(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
     "Choose the numbers of the first screen: label, value, note."
     found, main = facts["evaluation"], MAIN[facts["model"]["task"]]
-    judged = next(iter(found.get("models", {}).values()), {})
+    judged = judged_metrics(facts)
     (name, ends), (slice_name, slice_ends), noise = rival(facts), worst(facts), found.get("calibration_noise")
     share = "interval_coverage" if facts["model"]["task"] == "regression" else "calibration_error"
     told: list[tuple[str, Cell, str]] = [(in_words(main), spanned(judged.get(main)), "of all test rows")]
@@ -158,7 +154,7 @@ def _beside(cell: Cell, note: str) -> tuple[str, str]:
 def _sections(facts: dict[str, Any], approvals: Sequence[dict[str, Any]], aliases: Sequence[str]) -> list[Section]:
     return [*quality_sections(facts), *check_sections(facts), *origin_sections(facts, approvals, aliases)]
 
-# %% ../../nbs/training/card.ipynb #d40e64f9
+# %% ../../nbs/training/card.ipynb #ed0ff306
 def _safe(text: str) -> str:
     "Keep a text from being read as Markdown or HTML."
     for sign, as_text in {"\\": "\\\\", "|": "\\|", "*": "\\*", "<": "&lt;", "`": "\\`"}.items():
@@ -170,7 +166,8 @@ def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return _safe(cell)
     if "code" in cell:
-        return f"`{str(cell['code']).replace('`', '').replace('|', '')}`" if cell["code"] else "–"
+        code = " ".join(str(cell["code"] or "").translate(dict.fromkeys(map(ord, "`|<"))).split())
+        return f"`{code}`" if code else "–"
     note = cell.get("note") or ""
     beside = f" {note}" if note.startswith("[") else f" ({note})" if note else ""
     return _safe(str(cell.get("word") or cell.get("text")) + beside)

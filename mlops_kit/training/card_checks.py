@@ -7,11 +7,22 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/card_checks.html.md"""
 # %% auto #0
 __all__ = ['GAPS', 'READ', 'levels_of', 'threshold_of', 'check_sections']
 
-# %% ../../nbs/training/card_checks.ipynb #6142ff61
+# %% ../../nbs/training/card_checks.ipynb #b0b28b18
 from typing import Any
 
-from ..look import count, number
-from .card_words import Cell, Section, in_line, result, section, short, spanned, table
+from ..look import number
+from mlops_kit.training.card_words import (
+    Cell,
+    Section,
+    in_line,
+    judged_metrics,
+    result,
+    section,
+    short,
+    spanned,
+    table,
+    tally,
+)
 from .metrics import in_words
 
 # %% ../../nbs/training/card_checks.ipynb #b85c8354
@@ -112,10 +123,10 @@ def _tried(chosen: dict[str, Any]) -> dict[str, Any]:
     heads = {"Calibration": "text", "Loss": "number", "Calibration error": "number"}
     return table("Ways that were tried on the training rows, out of fold.", heads, rows)
 
-# %% ../../nbs/training/card_checks.ipynb #0c4c2c4d
+# %% ../../nbs/training/card_checks.ipynb #0e35feda
 def _calibration(facts: dict[str, Any]) -> Section:
     "Hold probabilities, or intervals, against what came true."
-    model, judged = facts["model"], next(iter(facts["evaluation"].get("models", {}).values()), {})
+    model, judged = facts["model"], judged_metrics(facts)
     if model["task"] == "regression":
         ends = judged.get("interval_coverage") or {}
         held = f"The intervals hold {in_line(ends)} of the values" if ends.get("value") is not None else ""
@@ -131,17 +142,14 @@ def _calibration(facts: dict[str, Any]) -> Section:
     lead = "How far its probabilities are from how often they come true."
     return section("Calibration", _error(facts, judged), lead, told, [_tried(facts["chosen"])])
 
-# %% ../../nbs/training/card_checks.ipynb #66479533
+# %% ../../nbs/training/card_checks.ipynb #170693d9
 def _behaviour(facts: dict[str, Any]) -> Section:
     kinds = facts["behaviour"]
     if not kinds:
         return section("Behaviour", "Its behaviour was not checked")
     checks, failed = (sum(kind[word] for kind in kinds) for word in ("checks", "failed"))
-    title = (
-        f"{count(failed, 'check')} of {number(checks)} failed"
-        if failed
-        else f"All {count(checks, 'check')} of its behaviour passed"
-    )
+    said = tally(failed, checks, "check")
+    title = f"Behaviour: {said[:1].lower()}{said[1:]}"
     rows: list[list[Cell]] = [
         [
             kind["kind"].capitalize(),

@@ -7,13 +7,13 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/card_origin.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'SAID', 'trained', 'answers_for', 'origin_sections']
 
-# %% ../../nbs/training/card_origin.ipynb #f0152d00
+# %% ../../nbs/training/card_origin.ipynb #e4975790
 from collections.abc import Sequence
 from typing import Any
 
 from ..look import count, duration, number, size
 from .card_checks import levels_of, threshold_of
-from .card_words import Cell, Section, listed, result, section, short, table
+from .card_words import Cell, Section, listed, result, section, short, table, tally
 
 # %% ../../nbs/training/card_origin.ipynb #abb0b766
 FIRST = ("Purpose", "Not for")  # Said first on the card
@@ -33,17 +33,11 @@ def _words(facts: dict[str, Any]) -> Section:
     )
     return section("Limits and ethics", title, "", [(name, text or SAID.get(name, "")) for name, text in words.items()])
 
-# %% ../../nbs/training/card_origin.ipynb #0879dab6
+# %% ../../nbs/training/card_origin.ipynb #01a682ee
 def _gates(facts: dict[str, Any]) -> Section:
     gates = facts["gates"]
     failed = [gate for gate in gates if not gate["passed"]]
-    title = (
-        f"{count(len(failed), 'gate')} of {number(len(gates))} failed"
-        if failed
-        else f"All {count(len(gates), 'gate')} passed"
-        if gates
-        else "No gate was held"
-    )
+    title = tally(len(failed), len(gates), "gate") if gates else "No gate was held"
     rows: list[list[Cell]] = [
         [
             {"text": gate["name"][:1].upper() + gate["name"][1:], "note": gate["step"]},

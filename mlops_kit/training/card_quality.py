@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/card_quality.html.md"""
 # %% auto #0
 __all__ = ['OTHERS', 'rival', 'headline', 'worst', 'worse_for', 'quality_sections']
 
-# %% ../../nbs/training/card_quality.ipynb #55e7b62f
+# %% ../../nbs/training/card_quality.ipynb #41b2751a
 from typing import Any
 
 from ..look import count, number
@@ -17,6 +17,7 @@ from mlops_kit.training.card_words import (
     Section,
     drawn,
     in_line,
+    judged_metrics,
     listed,
     section,
     short,
@@ -45,13 +46,13 @@ def rival(
     name = min(known, key=lambda name: over[name]["value"], default="")
     return OTHERS.get(name, name), over.get(name, {})
 
-# %% ../../nbs/training/card_quality.ipynb #4f4c52ae
+# %% ../../nbs/training/card_quality.ipynb #477759ab
 def headline(
     facts: dict[str, Any],  # Facts of the card
 ) -> str:
     "Say in one sentence how good the model is."
     main = MAIN[facts["model"]["task"]]
-    judged = next(iter(facts["evaluation"].get("models", {}).values()), {})
+    judged = judged_metrics(facts)
     if not judged.get(main):
         return "Nobody has measured this model"
     name, ends = rival(facts)
@@ -61,7 +62,7 @@ def headline(
     word = "better" if ends["value"] > 0 else "worse"
     return f"{said}, {short(abs(ends['value']))} {word} than {name}, {sure(ends)}"
 
-# %% ../../nbs/training/card_quality.ipynb #08bad1a2
+# %% ../../nbs/training/card_quality.ipynb #2bed5b39
 def _beaten(facts: dict[str, Any]) -> str:
     "Say which models it is better than."
     main = MAIN[facts["model"]["task"]]
@@ -80,10 +81,6 @@ def _beaten(facts: dict[str, Any]) -> str:
 
 def _has(metric: str) -> Any:
     return lambda of: bool(of.get(metric))
-
-
-def _over(over: dict[str, Any]) -> dict[str, str]:
-    return {"Metric": "text"} | {f"Over {name}": "number" for name in over}
 
 # %% ../../nbs/training/card_quality.ipynb #be9f78e2
 def _classes(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -184,10 +181,10 @@ def _searched(hardest: dict[str, Any]) -> str:
     gap = f"{short(abs(ends['value'] or 0))} {'above' if (ends['value'] or 0) > 0 else 'below'} the rest"
     return f"{hardest['rule']} ({number(hardest['rows'])} rows): {loss} {gap}, {sure(ends)}."
 
-# %% ../../nbs/training/card_quality.ipynb #13a43afe
+# %% ../../nbs/training/card_quality.ipynb #4347555b
 def _slice_table(judged: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
     main = MAIN[facts["model"]["task"]]
-    whole = next(iter(facts["evaluation"].get("models", {}).values()), {}).get(main) or {}
+    whole = judged_metrics(facts).get(main) or {}
     places = drawn([of["metrics"].get(main) or {} for of in judged], whole.get("value"))
     rows: list[list[Cell]] = [
         [of["slice"], number(of["rows"]), number(of["events"]), spanned(of["metrics"].get(main)), drawing]
