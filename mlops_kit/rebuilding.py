@@ -114,26 +114,28 @@ def module_text(
     return "\n\n\n".join(filter(None, texts)) + "\n"
 
 # %% ../nbs/24_rebuilding.ipynb #f9491456
-STAND_INS = {  # {module: the functions that `LEFT_OUT` names}
-    "mlops_kit.project": """
-def edited_since(began, packages):
-    return False
-
-
-def find_function(name, where):
+_FIND = """def find_function(name, where):
     import importlib
 
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
-""",
-    "mlops_kit.probes": """
-def ask(name, parameters):
+"""
+_ASK = """def ask(name, parameters):
     raise RuntimeError(f"the answer of probe `{name}` was not recorded")
-""",
-    "mlops_kit.training.pickles": """
-from pickle import dumps as to_pickle, loads as from_pickle
-""",
+"""
+STAND_INS = {  # {function that `LEFT_OUT` names: what does the same where its source is not stored}
+    "mlops_kit.probes.ask": _ASK,
+    "mlops_kit.project.find_function": _FIND,
+    "mlops_kit.project.edited_since": "def edited_since(began, packages):\n    return False\n",
+    "mlops_kit.training.pickles.to_pickle": "from pickle import dumps as to_pickle\n",
+    "mlops_kit.training.pickles.from_pickle": "from pickle import loads as from_pickle\n",
 }
+
+
+def _stand_ins(module: str, units: Mapping[str, str]) -> str:
+    "Write what a module lacks."
+    named = {name: text for name, text in STAND_INS.items() if name.rpartition(".")[0] == module}
+    return "\n\n".join(text for name, text in named.items() if f"function {name}" not in units)
 
 
 def _imported(text: str, package: str) -> set[str]:  # Dotted names of modules that may be imported
@@ -167,7 +169,7 @@ def write_modules(
     for name in sorted(prefixes):
         inner = any(other.startswith(f"{name}.") for other in known)
         file = folder / name.replace(".", "/") / "__init__.py" if inner else folder / f"{name.replace('.', '/')}.py"
-        write_file(file, texts.get(name, "") + STAND_INS.get(name, ""))
+        write_file(file, texts.get(name, "") + _stand_ins(name, stored.modules.get(name, {})))
     return sorted(texts)
 
 # %% ../nbs/24_rebuilding.ipynb #a73fa650

@@ -9,7 +9,7 @@ __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_mea
            'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'personal_columns',
            'main_metrics', 'model_table']
 
-# %% ../../nbs/training/evaluate.ipynb #20d61ba0
+# %% ../../nbs/training/evaluate.ipynb #727cd742
 import json
 import time
 from typing import Any
@@ -19,10 +19,12 @@ import polars as pl
 
 from ..probes import package_place
 from ..project import StepError, path, write_file
-from ..dataops.contracts import said_of
+from ..dataops.contracts import about as said_of
 from ..steps import Input, Output, Probe, load_contracts_of, load_workload, log, probe, write_table
 from .bars import hold_bars, judge_bars
 from .baselines import load_baselines
+from .curves import draw_curves
+from .evaluation_page import evaluation_page
 from .explain import draw_importance, permutation_importance, worst_rows
 from .fairness import fairness_table
 from .intervals import calibration_noise, compare_resampling, make_blocks, measure_models

@@ -10,6 +10,7 @@ __all__ = ['EXPLAINED', 'MEASURES', 'gain_importance', 'permutation_importance',
 
 # %% ../../nbs/training/explain.ipynb #460f978c
 from collections.abc import Collection
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -270,13 +271,13 @@ def draw_importance(
         fig, ax = plt.subplots(figsize=(340 / 72, (70 + 18 * len(shown)) / 72))
         ax.barh(shown["feature"], shown[measure], height=0.62)
         for place, low, high in _whiskers(shown):
-            ax.plot([low, high], [place] * 2, color=tokens["light"]["ink2"], linestyle="-", linewidth=1.2)
+            ax.plot([low, high], [place] * 2, color=tokens["light"]["ink"], linestyle="-", linewidth=1.2)
         ax.axvline(0, color=tokens["light"]["rule"], linewidth=0.8)
-        ax.set_xlabel(MEASURES.get(measure, in_words(measure)))
         ax.locator_params(axis="x", nbins=4)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        fig.suptitle(_finding(table), fontsize=12)
+        fig.supxlabel(MEASURES.get(measure, in_words(measure)), fontsize=10.5, color=tokens["light"]["ink2"])
+        fig.suptitle(fill(_finding(table), 46, break_long_words=False), fontsize=12)
     fig.set_label("; ".join(f"{name}: {number(float(f'{value:.3g}'))}" for name, value, *_ in shown.rows()))
     plt.close(fig)
     return fig

@@ -233,7 +233,7 @@ def summarise(
     counts = {"name": name, "trials": len(trials), "pruned": pruned, "given": given, "best": best.value}
     return counts | {"number": best.user_attrs["place"], "parameters": best.params, "importance": importances(trials)}
 
-# %% ../../nbs/training/study.ipynb #5b9b6fef
+# %% ../../nbs/training/study.ipynb #f1d937b3
 def history_figure(
     trials: list,  # From `search`
     loss: str = "Loss",  # What it is called
@@ -242,29 +242,31 @@ def history_figure(
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from mlops_kit.look import style, tokens
+    from mlops_kit.look import style
 
-    whole = [(t.user_attrs["place"] + 1, t.value) for t in trials if t.state.name == "COMPLETE"]
-    places, losses = np.array(whole).T
-    best, given, kit, colour = np.minimum.accumulate(losses), losses[0], style(), tokens["light"]
-    with plt.rc_context(kit):  # type: ignore[arg-type]
+    places, losses = np.array([(t.user_attrs["place"] + 1, t.value) for t in trials if t.state.name == "COMPLETE"]).T
+    best, given = losses.min(), losses[0]
+    with plt.rc_context(style()):  # type: ignore[arg-type]
         fig, ax = plt.subplots()
-        ax.plot(places, losses, "o", color=colour["c0"], markersize=3.5)
-        ax.step(places, best, where="post", color=colour["c1"])
-        ax.text(places[-1], best[-1], "best so far ", color=colour["c1"], weight="bold", ha="right", va="top")
-        ax.set_ylim(best[-1] - 0.15 * (_shown(losses) - best[-1]) - 1e-9, _shown(losses) + 1e-9)
-        gain = (
-            f"The search gains {(given - best[-1]) / abs(given):.1%}"
-            if best[-1] < given
-            else "The search finds nothing better"
-        )
-        ax.set(title=f"{gain} on what was given", xlabel="Trial", ylabel=loss)
+        _draw_history(ax, places, losses)
+        gain = f"gains {(given - best) / abs(given):.1%}" if best < given else "finds nothing better"
+        ax.set(title=f"The search {gain} on what was given", xlabel="Trial", ylabel=loss)
         plt.close(fig)
     stopped = sum(trial.state.name == "PRUNED" for trial in trials)
-    fig.set_label(
-        f"{given:.5f} as given, {best[-1]:.5f} at best; {len(trials)} trials, {stopped} of them stopped early."
-    )
+    fig.set_label(f"{given:.5f} as given, {best:.5f} at best; {len(trials)} trials, {stopped} of them stopped early.")
     return fig
+
+
+def _draw_history(ax: Any, places: Any, losses: Any) -> None:
+    import numpy as np
+
+    from mlops_kit.look import tokens
+
+    colour, best = tokens["light"], np.minimum.accumulate(losses)
+    ax.plot(places, losses, "o", color=colour["c0"], markersize=3.5)
+    ax.step(places, best, where="post", color=colour["c1"])
+    ax.text(places[-1], best[-1], "best so far ", color=colour["c1"], weight="bold", ha="right", va="top")
+    ax.set_ylim(best[-1] - 0.15 * (_shown(losses) - best[-1]) - 1e-9, _shown(losses) + 1e-9)
 
 
 def _shown(losses: Any) -> float:  # The highest loss in the picture: a few wild trials would flatten all others
@@ -272,7 +274,7 @@ def _shown(losses: Any) -> float:  # The highest loss in the picture: a few wild
 
     return float(max(np.quantile(losses, 0.8), losses[0]))
 
-# %% ../../nbs/training/study.ipynb #980b2b65
+# %% ../../nbs/training/study.ipynb #7ef2c657
 def importance_figure(
     shares: dict[str, float],  # From `importances`
 ) -> "Figure":

@@ -55,7 +55,7 @@ forbidden = {
 # %% ../../nbs/workloads/flights.ipynb #20f25f2c
 allowed: dict[str, str] = {}  # {feature that the leak check may pass: why}
 
-# %% ../../nbs/workloads/flights.ipynb #754b18e7
+# %% ../../nbs/workloads/flights.ipynb #19632d15
 card = {
     "Purpose": "Rank a day's flights, three hours before they leave, by their risk to arrive over 15 minutes late.",
     "Not for": "Decisions about one traveller, connections that must not be missed, or airports other than New York's.",
