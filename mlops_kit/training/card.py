@@ -201,7 +201,7 @@ def card_markdown(
             parts += [_safe(table["caption"]), markdown_table(table["heads"], table["rows"])]
     return "\n\n".join(filter(None, parts)).replace("\n\n- **", "\n- **") + "\n"
 
-# %% ../../nbs/training/card.ipynb #c6b2af16
+# %% ../../nbs/training/card.ipynb #ba94879d
 def card_page(
     facts: dict[str, Any],  # From `card_facts`
     approvals: Sequence[dict[str, Any]] = (),  # by, why, at
@@ -209,18 +209,9 @@ def card_page(
 ) -> str:  # One self-contained HTML file
     "Show the model card as a page."
     run, git = facts["run"], facts["run"].get("git") or {}
-    about = [
-        facts["name"],
-        run.get("env"),
-        f"run {run['run']}" if run.get("run") else "",
-        (run.get("started") or "")[:10],
-    ]
-    footer = {
-        "Run": run.get("run"),
-        "Commit": git.get("commit"),
-        "Python": run.get("python"),
-        "Lock file": run.get("lock"),
-    }
+    about = [facts["name"], run.get("env"), f"run {run['run']}" if run else "", (run.get("started") or "")[:10]]
+    footer = {"Made by": "mlops_kit, from card.json beside it", "Run": run.get("run"), "Commit": git.get("commit")}
+    footer |= {"Python": run.get("python"), "Lock file": run.get("lock")}
     return page(
         "card.html",
         about=[word for word in about if word],
@@ -229,8 +220,7 @@ def card_page(
         first=_first(facts, approvals),
         keys=_keys(facts),
         sections=_sections(facts, approvals, aliases),
-        footer={"Made by": "mlops_kit, from card.json beside it"}
-        | {name: text for name, text in footer.items() if text},
+        footer={name: text for name, text in footer.items() if text},
     )
 
 # %% ../../nbs/training/card.ipynb #fbcc29e5

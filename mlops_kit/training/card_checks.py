@@ -142,39 +142,30 @@ def _calibration(facts: dict[str, Any]) -> Section:
     lead = "How far its probabilities are from how often they come true."
     return section("Calibration", _error(facts, judged), lead, told, [_tried(facts["chosen"])])
 
-# %% ../../nbs/training/card_checks.ipynb #170693d9
+# %% ../../nbs/training/card_checks.ipynb #b475676a
+def _kinds(kinds: list[dict[str, Any]]) -> dict[str, Any]:
+    "Show the worst check of each kind."
+    rows: list[list[Cell]] = [
+        [
+            *(kind["kind"].capitalize(), number(kind["checks"]), short(kind["value"])),
+            *({"text": kind["worst"], "note": kind["note"]}, kind["bar"], result(not kind["failed"])),
+        ]
+        for kind in kinds
+    ]
+    heads = {"Kind": "text", "Checks": "number", "Worst": "number"}
+    heads |= {"What was tried": "text", "Bar": "text", "Result": "result"}
+    return table("The worst check of each kind.", heads, rows)
+
+
 def _behaviour(facts: dict[str, Any]) -> Section:
+    "Say what was tried with changed rows."
     kinds = facts["behaviour"]
     if not kinds:
         return section("Behaviour", "Its behaviour was not checked")
     checks, failed = (sum(kind[word] for kind in kinds) for word in ("checks", "failed"))
     said = tally(failed, checks, "check")
-    title = f"Behaviour: {said[:1].lower()}{said[1:]}"
-    rows: list[list[Cell]] = [
-        [
-            kind["kind"].capitalize(),
-            number(kind["checks"]),
-            short(kind["value"]),
-            {"text": kind["worst"], "note": kind["note"]},
-            kind["bar"],
-            result(not kind["failed"]),
-        ]
-        for kind in kinds
-    ]
-    heads = {
-        "Kind": "text",
-        "Checks": "number",
-        "Worst": "number",
-        "What was tried": "text",
-        "Bar": "text",
-        "Result": "result",
-    }
-    return section(
-        "Behaviour",
-        title,
-        "Rows are changed in ways that should not matter, or should matter in a known direction.",
-        tables=[table("The worst check of each kind.", heads, rows)],
-    )
+    lead = "Rows are changed in ways that should not matter, or should matter in a known direction."
+    return section("Behaviour", f"Behaviour: {said[:1].lower()}{said[1:]}", lead, tables=[_kinds(kinds)])
 
 # %% ../../nbs/training/card_checks.ipynb #5b498ccb
 def check_sections(

@@ -61,7 +61,7 @@ def _bar(gate: dict[str, Any]) -> str:
     words = {"at_least": "at least", "at_most": "at most", "equals": "equals"}
     return ", ".join(f"{word} {short(gate[name])}" for name, word in words.items() if gate.get(name) is not None)
 
-# %% ../../nbs/training/card_origin.ipynb #65194c80
+# %% ../../nbs/training/card_origin.ipynb #88a16ae4
 def trained(
     facts: dict[str, Any],  # Facts of the card
 ) -> dict[str, Any]:  # Empty outside a run
@@ -70,37 +70,23 @@ def trained(
 
 
 def _data(facts: dict[str, Any]) -> Section:
+    "List the versions of all data, and which of them training read."
     read = trained(facts).get("inputs") or {}
-    title = (
-        f"Trained on {number(facts['model']['rows'])} rows of {listed(list(read))}"
-        if read
-        else "Nobody recorded which data it was trained on"
-    )
     rows: list[list[Cell]] = [
         [
-            of["name"],
-            {"code": of["digest"]},
-            number(of.get("rows")),
-            size(of.get("bytes")),
-            of["step"],
+            *(of["name"], {"code": of["digest"]}, number(of.get("rows")), size(of.get("bytes")), of["step"]),
             "yes" if read.get(of["name"], {}).get("digest") == of["digest"] else "",
         ]
         for of in facts["data"]
     ]
-    heads = {
-        "Data": "text",
-        "Version": "text",
-        "Rows": "number",
-        "Size": "number",
-        "Made by": "text",
-        "Read by training": "text",
-    }
-    return section(
-        "Data versions",
-        title,
+    heads = {"Data": "text", "Version": "text", "Rows": "number", "Size": "number", "Made by": "text"}
+    title, lead = (
+        "Nobody recorded which data it was trained on",
         "A version is the digest of all values." if rows else "",
-        tables=[table("", heads, rows)],
     )
+    if read:
+        title = f"Trained on {number(facts['model']['rows'])} rows of {listed(list(read))}"
+    return section("Data versions", title, lead, tables=[table("", heads | {"Read by training": "text"}, rows)])
 
 # %% ../../nbs/training/card_origin.ipynb #9b426e99
 def _cost(step: dict[str, Any]) -> str:
@@ -112,44 +98,31 @@ def _cost(step: dict[str, Any]) -> str:
     )
     return f"Training took {', '.join([duration(step['seconds']), *told])}"
 
-# %% ../../nbs/training/card_origin.ipynb #0b902186
-def _origin(facts: dict[str, Any]) -> Section:
-    run, git = facts["run"], facts["run"].get("git") or {}
-    commit = (
-        f"{git['commit']}{', with changes that were not committed' if git.get('dirty') else ''}"
-        if git.get("commit")
-        else "Nobody recorded the commit."
-    )
-    told = [
-        *(("Run", run.get("run")), ("Environment", run.get("env")), ("Written", str(run.get("started") or "")[:10])),
-        *(("Commit", commit), ("Python", run.get("python")), ("Lock file of the packages", run.get("lock"))),
-    ]
+# %% ../../nbs/training/card_origin.ipynb #a43eb90f
+def _steps(facts: dict[str, Any]) -> dict[str, Any]:
+    "List keys and costs of all steps."
     rows: list[list[Cell]] = [
         [
-            of["step"],
-            {"code": of["key"]},
-            of["made_by"] or "–",
-            duration(of["seconds"]),
-            duration(of["cpu_seconds"]),
-            size(of["peak_bytes"]),
+            *(of["step"], {"code": of["key"]}, of["made_by"] or "–"),
+            *(duration(of["seconds"]), duration(of["cpu_seconds"]), size(of["peak_bytes"])),
         ]
         for of in facts["steps"]
     ]
-    heads = {
-        "Step": "text",
-        "Key of code, data and settings": "text",
-        "Made by run": "text",
-        "Time": "number",
-        "CPU time": "number",
-        "Peak memory": "number",
-    }
-    return section(
-        "Code, environment and costs",
-        _cost(trained(facts)),
-        "The key names the stored code of a step, its inputs and its settings." if rows else "",
-        told,
-        [table("", heads, rows)],
-    )
+    heads = {"Step": "text", "Key of code, data and settings": "text", "Made by run": "text"}
+    return table("", heads | {"Time": "number", "CPU time": "number", "Peak memory": "number"}, rows)
+
+
+def _origin(facts: dict[str, Any]) -> Section:
+    "Say from which code, in which environment and at what cost it was made."
+    run, git = facts["run"], facts["run"].get("git") or {}
+    commit = git.get("commit") or "Nobody recorded the commit."
+    told = [
+        *(("Run", run.get("run")), ("Environment", run.get("env")), ("Written", str(run.get("started") or "")[:10])),
+        ("Commit", f"{commit}, with changes that were not committed" if git.get("dirty") else commit),
+        *(("Python", run.get("python")), ("Lock file of the packages", run.get("lock"))),
+    ]
+    lead = "The key names the stored code of a step, its inputs and its settings." if facts["steps"] else ""
+    return section("Code, environment and costs", _cost(trained(facts)), lead, told, [_steps(facts)])
 
 # %% ../../nbs/training/card_origin.ipynb #25445d03
 def _tuned(facts: dict[str, Any]) -> str:

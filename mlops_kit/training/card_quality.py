@@ -193,39 +193,31 @@ def _slice_table(judged: list[dict[str, Any]], facts: dict[str, Any]) -> dict[st
     heads = {"Slice": "text", "Rows": "number", "Events": "number", in_words(main): "number", "Interval drawn": "drawn"}
     return table("The line is the value of all rows.", heads, rows, stack=True)
 
-# %% ../../nbs/training/card_quality.ipynb #079d75b5
-def _slices(facts: dict[str, Any], most: int = 12) -> Section:
-    slices, task = facts["evaluation"].get("slices", []), facts["model"]["task"]
-    judged, rest = [of for of in slices if of["judged"]], [of["slice"] for of in slices if not of["judged"]]
-    hardest = facts["evaluation"].get("worst_slice") or {}
-    told = [
-        (
-            "Worst of all that was searched",
-            _searched(hardest) if hardest else "Nothing was found: too few rows or blocks.",
-        ),
-        ("Too few events to judge", ", ".join(rest)),
-        ("Not shown", f"{count(len(judged) - most, 'slice')} that do better than these" if len(judged) > most else ""),
+# %% ../../nbs/training/card_quality.ipynb #7b04f7e3
+def _told(facts: dict[str, Any], most: int) -> list[tuple[str, str]]:
+    "Say what the table of slices does not."
+    slices, hardest = facts["evaluation"].get("slices", []), facts["evaluation"].get("worst_slice") or {}
+    more = sum(of["judged"] for of in slices) - most
+    return [
+        ("Worst of all that was searched", _searched(hardest) if hardest else "Nothing: too few rows or blocks."),
+        ("Too few events to judge", ", ".join(of["slice"] for of in slices if not of["judged"])),
+        ("Not shown", f"{count(more, 'slice').capitalize()} that do better than these." if more > 0 else ""),
     ]
-    if not slices:
-        return section(
-            "For whom it is worse",
-            "No columns were named to cut by",
-            "Name them in the settings of the evaluation.",
-            told,
-        )
+
+
+def _slices(facts: dict[str, Any], most: int = 12) -> Section:
+    "Show for whom the model is worse."
+    topic, told = "For whom it is worse", _told(facts, most)
+    judged = [of for of in facts["evaluation"].get("slices", []) if of["judged"]]
+    if not facts["evaluation"].get("slices"):
+        lead = "Name them in the settings of the evaluation."
+        return section(topic, "No columns were named to cut by", lead, told)
+    if not judged:
+        return section(topic, "No slice had enough events to be judged", "", told)
     name, ends = worst(facts)
-    title = (
-        f"Worst for {name}: {in_words(MAIN[task])} {short(ends.get('value'))}"
-        if name
-        else "No slice had enough events to be judged"
-    )
-    return section(
-        "For whom it is worse",
-        title,
-        "Worst first. Intervals are wider than alone, since the worst of many is chosen.",
-        told,
-        [_slice_table(judged[:most], facts)],
-    )
+    title = f"Worst for {name}: {in_words(MAIN[facts['model']['task']])} {short(ends.get('value'))}"
+    lead = "Worst first. Intervals are wider than alone, since the worst of many is chosen."
+    return section(topic, title, lead, told, [_slice_table(judged[:most], facts)])
 
 # %% ../../nbs/training/card_quality.ipynb #23ba027b
 def quality_sections(
