@@ -200,9 +200,9 @@ def _renew_card(client: Any, version: Any, home: Path, champion: bool) -> None:
     if not {"card.json", "registration.json"} <= names:
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("card.json", "registration.json"):
-            client.download_artifacts(version.run_id, f"model/{name}", folder)
-        place, aliases = Path(folder) / "model", ["champion"] if champion else []
+        for name in ("registration.json", "card.json"):
+            place = Path(client.download_artifacts(version.run_id, f"model/{name}", folder)).parent
+        aliases = ["champion"] if champion else []
         maker = read_json(place / "registration.json", {}).get("card")
         found = approvals(_events(home, "approval"), version.name, version.tags.get("mlops_kit.package", ""))
         for file in find_function(maker, "registration.json")(place, found, aliases) if maker else ():

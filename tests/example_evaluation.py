@@ -10,6 +10,7 @@ from mlops_kit.steps import load_workload
 from mlops_kit.training.bars import judge_bars
 from mlops_kit.training.baselines import fit_baselines
 from mlops_kit.training.curves import draw_curves
+from mlops_kit.training.evaluation_lists import name_classes
 from mlops_kit.training.evaluation_page import evaluation_page
 from mlops_kit.training.fairness import fairness_table
 from mlops_kit.training.intervals import calibration_noise, compare_resampling, make_blocks, measure_models
@@ -46,7 +47,7 @@ def evaluate(task, label, train, test, features, time, columns, quality, champio
     found["calibration_noise"] = calibration_noise(task, truth, judged, blocks, draws=200)
     found |= {"champion": champion, "model_megabytes": 0.42}
     found["gates"] = judge_bars(found, quality, {"model_megabytes": 0.42})
-    figures = draw_curves(task, truth, scores, threshold, classes, blocks, costs=(1, 3))
+    figures = draw_curves(task, truth, scores, threshold, name_classes(classes, label), blocks, costs=(1, 3))
     return found, figures, test, judged
 
 

@@ -64,10 +64,12 @@ def test_what_is_missing_is_said():
 
 def test_slices_stand_worst_first():
     """The worst slice is on top, and those that are too small are named."""
-    section = render("flights").split('id="slices"')[1].split("</section>")[0]
+    found = example.flights()[0]
+    page = evaluation_page(found | {"slices": found["slices"][::-1]})
+    section = page.split('id="slices"')[1].split("</section>")[0]
     values = [float(v) for v in re.findall(r'data-label="ROC AUC">([\d.]+)<', section)]
     assert values == sorted(values) and len(values) > 5
-    small = [of["slice"] for of in example.flights()[0]["slices"] if not of["judged"]]
+    small = [of["slice"] for of in found["slices"] if not of["judged"]]
     assert small and html.escape(small[0]) in section.split("Not judged")[1]
 
 
@@ -96,6 +98,14 @@ def test_figures_are_small_and_named(text):
         for key, figure in example.EXAMPLES[name]()[1].items():
             assert len(figure_svg(figure, key)) < 20_000 and figure.axes[0].get_title() and figure.get_label()
     assert text.count('role="img"') == text.count("<desc ")
+
+
+def test_many_slices_do_not_fill_the_page():
+    """A page of hundreds of slices and groups can still be mailed."""
+    found, figures, *_ = example.flights()
+    group = found["fairness"][0]["groups"][0]
+    many = {"slices": found["slices"] * 20, "fairness": [found["fairness"][0] | {"groups": [group] * 30}] * 10}
+    assert len(evaluation_page(found | many, figures=figures).encode()) <= 300_000
 
 
 def test_page_stands_alone(text):

@@ -6,8 +6,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluation_lists.html.md"""
 
 # %% auto #0
 __all__ = ['Ends', 'SIGNS', 'MAIN', 'ORDER', 'SHOWN', 'MOST_SLICES', 'find_places', 'write_ends', 'find_scale', 'inside',
-           'list_gates', 'find_bar', 'judge_ends', 'name_model', 'list_differences', 'list_metrics', 'list_slices',
-           'tell_worst', 'list_gaps']
+           'name_classes', 'list_gates', 'find_bar', 'judge_ends', 'name_model', 'list_differences', 'list_metrics',
+           'list_slices', 'tell_worst', 'list_gaps']
 
 # %% ../../nbs/training/evaluation_lists.ipynb #802e27cd
 import math
@@ -73,6 +73,14 @@ def inside(
 ) -> str:  # log loss; but ROC AUC
     "Write a name as it stands within a sentence."
     return words if words[1:2].isupper() or words[1:2] == "²" else words[:1].lower() + words[1:]
+
+# %% ../../nbs/training/evaluation_lists.ipynb #69ac6fcd
+def name_classes(
+    classes: Sequence[Any],  # Values of the label
+    label: str = "",  # Column that is predicted
+) -> list[str]:
+    "Name classes for people: a label that is true or false by itself."
+    return [f"not {label}", label] if [*classes] == [False, True] and label else [str(value) for value in classes]
 
 # %% ../../nbs/training/evaluation_lists.ipynb #0ed2bb41
 SIGNS = {"at_least": "≥", "at_most": "≤"}

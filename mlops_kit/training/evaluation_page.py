@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluation_page.html.md"""
 __all__ = ['ROWS', 'tell_verdict', 'tell_calibration', 'tell_slices', 'tell_gaps', 'tell_resampling', 'tell_others', 'list_keys',
            'evaluation_page']
 
-# %% ../../nbs/training/evaluation_page.ipynb #3a0298c3
+# %% ../../nbs/training/evaluation_page.ipynb #1a5d9c51
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +24,14 @@ from mlops_kit.training.evaluation_lists import (
     list_gaps,
     list_gates,
 )
-from .evaluation_lists import list_metrics, list_slices, name_model, tell_worst, write_ends
+from mlops_kit.training.evaluation_lists import (
+    list_metrics,
+    list_slices,
+    name_classes,
+    name_model,
+    tell_worst,
+    write_ends,
+)
 from .metrics import LOSS, in_words
 
 # %% ../../nbs/training/evaluation_page.ipynb #0fe0e142
@@ -223,7 +230,7 @@ def _cell(value: Any) -> str:
         return number(float(f"{value:.3g}"))
     return "–" if value is None else str(value).removesuffix(":00+00:00").removesuffix(":00")
 
-# %% ../../nbs/training/evaluation_page.ipynb #519f6f23
+# %% ../../nbs/training/evaluation_page.ipynb #e4fb004f
 def _titles(evaluation: dict[str, Any], slices: dict, gates: list, gaps: list) -> dict[str, str]:
     missed = [of for of in gates if not of["passed"]]
     least = next((of for of in gates if of["room"]), None)
@@ -240,8 +247,12 @@ def _titles(evaluation: dict[str, Any], slices: dict, gates: list, gaps: list) -
     }
 
 
+def _classes(evaluation: dict[str, Any]) -> list[str]:
+    return name_classes(evaluation.get("classes") or [], evaluation.get("label", ""))
+
+
 def _confusion_title(evaluation: dict[str, Any]) -> str:
-    cells, names = evaluation.get("confusion") or [], [str(of) for of in evaluation.get("classes") or []]
+    cells, names = evaluation.get("confusion") or [], _classes(evaluation)
     if len(cells) != 2:
         right = sum(row[n] for n, row in enumerate(cells))
         return f"{number(right)} of {number(sum(map(sum, cells)))} rows are taken for what they are"
@@ -249,7 +260,7 @@ def _confusion_title(evaluation: dict[str, Any]) -> str:
     name = names[1] if len(names) == 2 else "positive"
     return f"{number(hits)} of {number(true)} {name} rows are found, with {count(said - hits, 'false alarm')}"
 
-# %% ../../nbs/training/evaluation_page.ipynb #f08a49ae
+# %% ../../nbs/training/evaluation_page.ipynb #6efdd4a9
 def evaluation_page(
     evaluation: dict[str, Any],  # What `evaluate` wrote
     about: Sequence[str] = (),  # Words for the head, such as the workload and the model
@@ -279,6 +290,7 @@ def evaluation_page(
         titles=_titles(evaluation, slices, gates, gaps),
         models=[name_model(name, evaluation.get("champion")) for name in evaluation["models"]],
         about=about,
+        classes=_classes(evaluation) or [*range(len(evaluation.get("confusion") or []))],
         footer=footer or {},
     )
 
