@@ -9,7 +9,7 @@ __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_mea
            'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'personal_columns',
            'main_metrics', 'model_table']
 
-# %% ../../nbs/training/evaluate.ipynb #727cd742
+# %% ../../nbs/training/evaluate.ipynb #8cae1f2d
 import json
 import time
 from typing import Any
@@ -24,6 +24,7 @@ from ..steps import Input, Output, Probe, load_contracts_of, load_workload, log,
 from .bars import hold_bars, judge_bars
 from .baselines import load_baselines
 from .curves import draw_curves
+from .evaluation_lists import name_classes
 from .evaluation_page import evaluation_page
 from .explain import draw_importance, permutation_importance, worst_rows
 from .fairness import fairness_table
@@ -68,7 +69,7 @@ def _check_alike(judged: Model, other: Model) -> None:
         if one != two:
             raise StepError(f"its {what} is {two}, not {one}", other.family)
 
-# %% ../../nbs/training/evaluate.ipynb #8e20e8b5
+# %% ../../nbs/training/evaluate.ipynb #59c5cb65
 def judge_rows(
     models: dict[str, Model],  # {name: model}; the first is judged
     scores: dict[str, np.ndarray],  # {name: scores}, from `score_models`
@@ -84,9 +85,9 @@ def judge_rows(
     judged = models["model"]
     task, truth, found = judged.task, number_labels(rows[judged.label], judged.task, judged.classes), scores["model"]
     own = {name: how_measured(models[name], scores[name]) for name in scores}
-    same = {"draws": draws, "seed": seed}
+    same: dict[str, Any] = {"draws": draws, "seed": seed}
     how = own["model"] | ({"alert_share": alert_share} if task == "binary" else {})
-    every = {"alert_share": alert_share} if task == "binary" else {}
+    every: dict[str, Any] = {"alert_share": alert_share} if task == "binary" else {}
     return {
         **measure_models(task, truth, scores, blocks, **same, own=own, **every),
         "resampling": compare_resampling(task, truth, found, blocks, **same, **how),
@@ -97,7 +98,7 @@ def judge_rows(
         "calibration_noise": calibration_noise(task, truth, found, blocks, **same) if judged.classes else None,
     }
 
-# %% ../../nbs/training/evaluate.ipynb #bdcc2f34
+# %% ../../nbs/training/evaluate.ipynb #e867d926
 def how_measured(
     model: Model,
     scores: np.ndarray,  # Its scores of the rows
@@ -116,7 +117,7 @@ def _fairness(model: Model, truth: np.ndarray, scores: np.ndarray, rows: pl.Data
     if model.task == "regression" and not columns:
         return []
     classes = model.classes if model.task == "multiclass" else None
-    given = {"threshold": model.threshold} if model.task == "binary" else {}
+    given: dict[str, Any] = {"threshold": model.threshold} if model.task == "binary" else {}
     return fairness_table(model.task, truth, scores, rows, columns, blocks, **same, classes=classes, **given)
 
 
@@ -176,7 +177,7 @@ def name_blocks(
     "Say what the blocks of the bootstrap are."
     return "groups" if group else "days" if time else "rows"
 
-# %% ../../nbs/training/evaluate.ipynb #a0cf43b9
+# %% ../../nbs/training/evaluate.ipynb #e1d6e615
 def score_table(
     rows: pl.DataFrame,  # Test rows
     key: list[str],  # Columns that tell rows apart
@@ -184,7 +185,7 @@ def score_table(
     scores: dict[str, np.ndarray],  # {name: scores}
 ) -> pl.DataFrame:  # Key, label, and a column a model, and a class of more than two
     "Lay the scores of all models side by side."
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, found in scores.items():
         if model.task == "multiclass":
             columns |= {f"{name} {value}": found[:, place] for place, value in enumerate(model.classes)}

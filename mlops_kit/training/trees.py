@@ -156,9 +156,9 @@ def cross_fit_trees(
     best, losses, grown = judge_folds(binned, parameters, rounds, patience, folds, metric)
     return best, losses, _left_out(grown.boosters, binned, folds, best)
 
-# %% ../../nbs/training/trees.ipynb #bd7dfa9e
+# %% ../../nbs/training/trees.ipynb #a0d08678
 def _left_out(boosters: list, binned: Any, folds: list, rounds: int) -> np.ndarray:
-    matrix, parameters = binned.get_data(), boosters[0].params
+    matrix, parameters = binned.data, boosters[0].params
     classes = parameters.get("num_class")
     found = np.full((len(matrix), classes) if classes else len(matrix), np.nan)
     for booster, (_, judge) in zip(boosters, folds, strict=True):

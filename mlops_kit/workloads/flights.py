@@ -55,15 +55,18 @@ forbidden = {
 # %% ../../nbs/workloads/flights.ipynb #20f25f2c
 allowed: dict[str, str] = {}  # {feature that the leak check may pass: why}
 
-# %% ../../nbs/workloads/flights.ipynb #ffa9191f
+# %% ../../nbs/workloads/flights.ipynb #19632d15
 card = {
     "Purpose": "Rank a day's flights, three hours before they leave, by their risk to arrive over 15 minutes late.",
     "Not for": "Decisions about one traveller, connections that must not be missed, or airports other than New York's.",
     "Limits": "One year of data: season and change cannot be told apart. Cancelled and diverted flights have no label, "
     "so a score says nothing about them. Which plane flies is taken as known three hours before.",
-    "Ethics": "A score is of a flight, not of a person: no feature tells who flies, and tail numbers are "
-    "pseudonyms. Airlines and airports may be compared by it: look at its slices before you do. "
-    "Whoever is rebooked by a score should be told so, and by whom to have it looked at.",
+    "Ethics": "A score that is too low leaves travellers and crews unwarned; one that is too high costs an "
+    "airline staff, and travellers their trust. Airlines and airports may be compared by it, and are late for each "
+    "other's weather and traffic: look at the slices, and do not rank them by it. A score is of a flight, not of a "
+    "person: no feature tells who flies. Tail numbers name owners, so they are personal: outside production they are "
+    "pseudonyms. None is a feature, but how late its plane was of late is. Whoever is rebooked by a score should be "
+    "told so, and by whom to have it looked at.",
 }
 
 # %% ../../nbs/workloads/flights.ipynb #beb65b09
