@@ -71,11 +71,12 @@ def trained(
 
 def _data(facts: dict[str, Any]) -> Section:
     "List the versions of all data, and which of them training read."
-    read = trained(facts).get("inputs") or {}
+    inputs = (trained(facts).get("inputs") or {}).items()
+    read = {name: said["digest"] if isinstance(said, dict) else said for name, said in inputs}
     rows: list[list[Cell]] = [
         [
             *(of["name"], {"code": of["digest"]}, number(of.get("rows")), size(of.get("bytes")), of["step"]),
-            "yes" if read.get(of["name"], {}).get("digest") == of["digest"] else "",
+            "yes" if read.get(of["name"]) == of["digest"] else "",
         ]
         for of in facts["data"]
     ]
