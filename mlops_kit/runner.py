@@ -331,7 +331,7 @@ def kill_kernels_of(
             if process.environ().get(RECORDS_VARIABLE) == records:
                 process.kill()
 
-# %% ../nbs/11_runner.ipynb #e315dcbb
+# %% ../nbs/11_runner.ipynb #b46a0d47
 COST = ("made_seconds", "cpu_seconds", "peak_bytes")  # What it took to make a result, also where it is reused
 
 
@@ -435,7 +435,7 @@ class Run:
             **{"run": self.name, "env": self.graph.pipeline.env, "pipeline": self.graph.pipeline.name},
             **{"git": _git(self.root), "lock": runtime(self.root)["lock file"], "python": platform.python_version()},
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "steps": {name: _made(self.store, key) for name, key in self.made.items() if name in before},
+            "steps": {name: _made(self, name) for name in self.made if name in before},
         }
 
 
@@ -450,14 +450,14 @@ def ancestors(
     return found
 
 
-def _made(store: Store, key: str) -> dict[str, Any]:
+def _made(run: Run, step: str) -> dict[str, Any]:
     "Say how a stored result came about."
-    manifest = store.manifest(key) or {}
-    records = manifest.get("records", [])
+    manifest = run.store.manifest(run.made[step]) or {}
+    records, read = manifest.get("records", []), run.read.get(step, {})
     return {
-        **{"key": key, "made_by": manifest.get("run"), "outputs": manifest.get("outputs", {})},
+        **{"key": run.made[step], "made_by": manifest.get("run"), "outputs": manifest.get("outputs", {})},
         **{name: manifest.get(name) for name in COST},
-        "inputs": manifest.get("parts", {}).get("inputs", {}),
+        "inputs": {name: {"digest": said, "from": run.graph.sources[step, name].name} for name, said in read.items()},
         "metrics": {record["name"]: record["value"] for record in records if record["record"] == "metric"},
         "gates": [record for record in records if record["record"] == "gate"],
     }
