@@ -29,7 +29,7 @@ from .steps import load_workload, read_table, write_table
 from .store import Store
 from .tables import MANIFEST, join_partitions, read_manifest
 
-# %% ../nbs/18_samples.ipynb #cdffd269
+# %% ../nbs/18_samples.ipynb #1926a4b1
 def _run(graph: Graph, store: Store, root: Path) -> dict:
     done = run_pipeline(graph, store, root)
     failed = next((step for step in done["steps"] if step["status"] == "failed"), None)
@@ -39,9 +39,10 @@ def _run(graph: Graph, store: Store, root: Path) -> dict:
 
 
 def _defaults(step: Step, graph: Graph) -> dict[str, Value]:
-    "Settings are for the whole data; a sample is made with the notebook's own values."
+    "Settings are for the whole data; a sample is made with the notebook's own values, but for what the workload keeps."
+    kept = {"workload", *getattr(load_workload(graph.pipeline.workload), "sample_settings", ())}
     values = {param.name: Value(param.default, "notebook") for param in step.params.values()}
-    return values | {name: value for name, value in graph.pipeline.values[step.name].items() if name == "workload"}
+    return values | {name: value for name, value in graph.pipeline.values[step.name].items() if name in kept}
 
 
 def _part(graph: Graph, paths: dict[str, Path]) -> Graph:
