@@ -2,7 +2,8 @@
 
     python tests/honest_table.py [HOME]     # HOME holds data/gold and data/silver of a run; runs/dev if not given
 
-It prints the table of nbs/training/claims.ipynb. One seed, nothing is tuned; seven fits take some minutes (a busy machine is faster with OMP_NUM_THREADS=1).
+It prints the table of nbs/training/claims.ipynb. One seed, nothing is tuned. Seven fits take some minutes; a busy
+machine is faster with OMP_NUM_THREADS=1.
 """
 
 import sys

@@ -25,7 +25,7 @@ def wine(tmp_path_factory):
 def test_the_same_steps_run_another_workload(wine):
     project, done = wine
     assert done.rc == 0, done.err
-    assert set(done.states.values()) == {"executed"} and len(done.states) == 8
+    assert set(done.states.values()) == {"executed"} and len(done.states) == 11
     gates = {gate["name"]: gate for step in done.steps.values() for gate in step["gates"]}
     assert gates["ROC AUC"]["passed"] and gates["ROC AUC"]["value"] > 0.9
     assert not list((project.root / "nbs").rglob("train.ipynb")), "the step notebooks are the kit's own"
@@ -36,14 +36,14 @@ def test_what_was_registered_is_loaded_by_its_alias_and_scores_the_same(wine):
     import mlflow
     import polars as pl
 
-    from mlops_kit.training.models import load_model, score
+    from mlops_kit.training.models import load_model, predict
 
     project, _ = wine
     mlflow.set_tracking_uri(f"sqlite:///{project.root / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model("models:/wine@challenger")
     signature = json.loads((project.data("package") / "signature.json").read_text())
     rows = pl.DataFrame(signature["example"])
-    expected = score(load_model(project.data("model").resolve()), rows)["trees"]
+    expected = predict(load_model(project.data("model").resolve()), rows)
     assert (loaded.predict(rows.to_pandas()).to_numpy() == expected).all()
     files = {file.suffix for file in project.data("package").resolve().iterdir()}
     assert not files & {".pkl", ".pickle", ".joblib"}
@@ -64,10 +64,10 @@ def test_a_stranger_follows_the_readme_in_a_fresh_clone(tmp_path):
     clone = tmp_path / "a fresh clone é"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     told = make("run", clone)
-    assert "9 executed" in told
+    assert "12 executed" in told
     report = Path(re.search(r"^report: (.+)$", told, re.M)[1])  # type: ignore[index]
     assert "ROC AUC" in report.read_text()
-    assert "9 cached" in make("run", clone)
+    assert "12 cached" in make("run", clone)
 
     notebook = clone / "nbs/workloads/flights_features.ipynb"
     notebook.write_text(notebook.read_text().replace("timedelta(days=30)", "timedelta(days=21)"))
