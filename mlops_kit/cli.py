@@ -181,7 +181,7 @@ def run(
         done = run_pipeline(graph, store, root, jobs, force, wait, command, tell)
     _show_run(done, as_json)
 
-# %% ../nbs/16_cli.ipynb #572646e2
+# %% ../nbs/16_cli.ipynb #ec926ff9
 def _show_plan(steps: list[dict], as_json: bool) -> None:
     if as_json:
         _print_json({"steps": steps})
@@ -210,9 +210,19 @@ def _show_run(done: dict, as_json: bool) -> None:
         _print_json(_run_as_json(done))
     else:
         typer.echo(f"report: {done['report']}")
+        for title, file in _pages(done):
+            typer.echo(f"{title}: {file}")
     code = _run_code(done["status"], failed["error"]["type"] if failed else "", "untracked" in done)
     if code:
         raise typer.Exit(code)
+
+
+def _pages(done: dict) -> list[tuple[str, Path]]:  # What the last step shows, such as the card of a model
+    from mlops_kit.evidence import join_run
+
+    folder = Path(done["report"]).parent
+    last = join_run(done | {"steps": done["steps"][-1:]}, folder.parent)["steps"]
+    return [(title, (folder / file).resolve()) for step in last for title, file in step["pages"].items()]
 
 
 def _run_code(status: str, kind: str, untracked: bool) -> int:

@@ -110,14 +110,15 @@ def _diff(old: str, new: str) -> list[str]:
     lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=2))[3:]
     return ["…" if line.startswith("@@") else line for line in lines]
 
-# %% ../nbs/23_comparison.ipynb #5d912874
+# %% ../nbs/23_comparison.ipynb #fca0389c
 def _intervals(step: dict, store: Store) -> dict[str, dict]:  # {metric: low and high}
     "Read the intervals of the model's metrics that a step wrote."
     for name in step.get("outputs") or {}:
         said = read_json(store.output(step["key"] or "", name) / "evaluation.json")
         if isinstance(said, dict):
             found = (said.get("models") or {}).get("model") or {}
-            return {metric: value for metric, value in found.items() if isinstance(value, dict)}
+            logged = step.get("metrics") or {}  # A package holds the evaluation, too, and is none
+            return {metric: value for metric, value in found.items() if isinstance(value, dict) and metric in logged}
     return {}
 
 

@@ -201,7 +201,7 @@ def list_keys(
             keys.append({"label": in_words(metric), "value": told["text"], "note": note})
     met = sum(of["passed"] for of in gates)
     keys.insert(
-        0, {"label": "Bars met", "value": f"{met} of {len(gates)}", "note": f"{count(len(gates) - met)} missed"}
+        0, {"label": "Bars met", "value": f"{met} of {len(gates)}", "note": f"{(len(gates) - met) or 'none'} missed"}
     )
     if slices["rows"]:
         first = slices["rows"][0]
