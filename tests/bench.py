@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench_contracts
 import bench_partitions
+import bench_train
 import bench_training
 import bench_tune
 import bench_windows
@@ -125,6 +126,7 @@ def main() -> None:
     bench_partitions.report()
     bench_contracts.report()
     bench_windows.report()
+    bench_train.report()
     bench_training.report()
     bench_tune.report()
 

@@ -7,9 +7,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluate.html.md"""
 # %% auto #0
 __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_measured', 'measure_speed', 'measure_size',
            'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'personal_columns',
-           'main_metrics', 'model_table']
+           'draw_contributions', 'main_metrics', 'model_table']
 
-# %% ../../nbs/training/evaluate.ipynb #8cae1f2d
+# %% ../../nbs/training/evaluate.ipynb #d0815ff4
 import json
 import time
 from typing import Any
@@ -26,7 +26,13 @@ from .baselines import load_baselines
 from .curves import draw_curves
 from .evaluation_lists import name_classes
 from .evaluation_page import evaluation_page
-from .explain import draw_importance, permutation_importance, worst_rows
+from mlops_kit.training.explain import (
+    EXPLAINED,
+    contribution_importance,
+    draw_importance,
+    permutation_importance,
+    worst_rows,
+)
 from .fairness import fairness_table
 from .intervals import calibration_noise, compare_resampling, make_blocks, measure_models
 from .metrics import confusion, measure_classes
@@ -218,6 +224,17 @@ def personal_columns(
     "Name the columns that some contract of the workload marks as personal."
     contracts = load_contracts_of(workload).contracts().values()
     return {column for contract in contracts for column in contract.columns if said_of(contract, "personal", column)}
+
+# %% ../../nbs/training/evaluate.ipynb #619ea84e
+def draw_contributions(
+    model: Model,  # The judged one
+    rows: pl.DataFrame,  # Test rows; some are sampled
+    most: int = 500,  # Rows that are taken apart
+) -> dict[str, Any]:  # {"contributions": matplotlib figure}; nothing for a family that cannot be taken apart
+    "Draw how far each feature moves the scores: exact SHAP values of trees, or terms of the straight line."
+    if model.family not in EXPLAINED:
+        return {}
+    return {"contributions": draw_importance(contribution_importance(model, rows, most))}
 
 # %% ../../nbs/training/evaluate.ipynb #dfca6a12
 def main_metrics(
