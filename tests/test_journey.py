@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,3 +80,42 @@ def test_a_stranger_follows_the_readme_in_a_fresh_clone(tmp_path):
         "constant mlops_kit.workloads.flights_features.SIX_HOURS, WEEK, MONTH changed",
     )
     assert planned["dataops.clean"][0] == "cached" and planned["training.split"][0] == "waits"
+
+
+@pytest.mark.slow
+def test_production_adopts_what_dev_promoted_or_trains_its_own(wine):
+    """Settings decide: the same bytes, judged by production's own rows; or the same steps again."""
+    project, _ = wine
+    assert project.call("promote", "wine").rc == 0
+    settings = project.root / "settings.ini"
+    text = settings.read_text()
+    steps = [
+        "ingest",
+        "clean",
+        "quality",
+        "features",
+        "split",
+        "baselines",
+        "adopt",
+        "behaviour",
+        "evaluate",
+        "register",
+    ]
+    registry = "tracking_uri = sqlite:///runs/prod/mlflow.db\n"
+    prod = {"MLOPS_SALT": secrets.token_hex(32)}
+
+    settings.write_text(f"{text}\n[prod]\n{registry}train.steps = {json.dumps(steps)}\n")
+    adopted = project.call("run", "train", "--env", "prod", "--json", **prod)
+    assert adopted.rc == 0, adopted.err
+    assert {"adopt", "evaluate"} <= adopted.states.keys() and not {"tune", "train"} & adopted.states.keys()
+    theirs, ours = ((project.root / f"runs/{env}/data/model/model.json").read_bytes() for env in ("dev", "prod"))
+    assert theirs == ours
+    assert project.call("promote", "wine", "--env", "prod").rc == 2, "production asks for an approval"
+    said = ("--by", "A reviewer", "--why", "It was judged on our own rows")
+    assert project.call("approve", "wine", *said, "--env", "prod").rc == 0
+    assert project.call("promote", "wine", "--env", "prod").rc == 0
+
+    settings.write_text(f"{text}\n[prod]\n{registry}")
+    trained = project.call("run", "train", "--env", "prod", "--json", **prod)
+    assert trained.rc == 0, trained.err
+    assert trained.states["train"] == "executed" and "adopt" not in trained.states
