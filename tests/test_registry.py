@@ -80,8 +80,10 @@ registered: Effect = "registered"  # Version behind the alias
 ## Run
 %%
 shutil.copytree(path(model), path(package))
-said = {"name": workload, "alias": alias, "card": "toy.words:write_card", "metric": "AUC 0.7"}
-for name, content in {"registration": said, "card": {"name": workload}, "provenance": read_task()["evidence"]}.items():
+said = {"name": workload, "alias": alias, "card": "toy.words:write_card"}
+told = {"models": {"model": {"auc": {"value": 0.7}}}}
+files = {"registration": said, "evaluation": told, "card": {"name": workload}, "provenance": read_task()["evidence"]}
+for name, content in files.items():
     (path(package) / f"{name}.json").write_text(json.dumps(content))
 """
 
@@ -135,7 +137,7 @@ def shop(offered, tmp_path):
 def test_a_version_says_where_it_comes_from(shop):
     """Data, code and run are on the version, and nothing new is registered by a forced run."""
     (one,) = shop.models().values()
-    assert one["aliases"] == ["challenger"] and one["metric"] == "AUC 0.7" and one["run"] == shop.runs()[0]
+    assert one["aliases"] == ["challenger"] and one["metric"] == "auc 0.7" and one["run"] == shop.runs()[0]
     assert one["environment"] == "dev" and not one["approved_by"]
     tags = shop.client.get_model_version("flights", "1").tags
     assert json.loads(tags["mlops_kit.keys"]).keys() == {"training.fit"} and tags["mlops_kit.lock"]
