@@ -245,7 +245,7 @@ def _load(file: Path) -> dict:
             "not a notebook: it is no valid JSON, or has no cells", str(file), "Restore it from git."
         ) from None
 
-# %% ../nbs/03_notebooks.ipynb #42b48101
+# %% ../nbs/03_notebooks.ipynb #310e94e8
 def _parameters_cell(cells: tuple[Cell, ...], name: str) -> Cell | None:  # None for a library notebook
     found = [cell for cell in cells if cell.kind == "parameters"]
     runs = any(cell.kind == "run" for cell in cells)
@@ -261,11 +261,17 @@ def _parameters_cell(cells: tuple[Cell, ...], name: str) -> Cell | None:  # None
     return found[0] if found else None
 
 
+def _hints_at_step(cell: dict) -> bool:
+    return "parameters" in cell["metadata"].get("tags", []) or "## Run" in "".join(cell["source"])
+
+
 def read_step(
     file: Path,  # Notebook
 ) -> Step | None:  # None for a library notebook
     "Read a step notebook, or refuse it."
     notebook = _load(file)
+    if not any(map(_hints_at_step, notebook["cells"])):
+        return None  # Most notebooks are libraries: parsing all their code would cost a third of a second
     cells = read_cells(notebook, file.name)
     parameters = _parameters_cell(cells, file.name)
     if not parameters:
