@@ -54,7 +54,7 @@ def _part(graph: Graph, paths: dict[str, Path]) -> Graph:
                 values[step.name][name] = Value(str(paths[name]), "sample")
     return build_graph(replace(graph.pipeline, steps=steps, values=values))
 
-# %% ../nbs/18_samples.ipynb #87827607
+# %% ../nbs/18_samples.ipynb #db61aa13
 def make_samples(
     root: Path,  # Project's root
     pipeline: str,  # Pipeline that goes from the sources to a model
@@ -108,7 +108,7 @@ def _write_parts(place: Path, tables: dict[str, pl.DataFrame]) -> Path:
 
 def _hidden(about: ModuleType, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     "A sample is committed for everybody to read, so it holds no personal value."
-    from mlops_kit.dataops.clean import personal_columns
+    from mlops_kit.dataops.contracts import personal_columns
     from mlops_kit.dataops.privacy import pseudonymise, read_key
 
     marked = {table: personal_columns(contract) for table, contract in about.contracts().items() if table in tables}

@@ -145,33 +145,31 @@ def calibration_gap(
     gap = (table["predicted"] - table["observed"]).abs().to_numpy()
     return float(np.average(gap, weights=table["rows"].to_numpy()))
 
-# %% ../../nbs/training/calibration.ipynb #8793c5b0
+# %% ../../nbs/training/calibration.ipynb #91d1cd14
+def _draw_reliability(ax: Any, tables: dict[str, pl.DataFrame]) -> None:
+    from mlops_kit.look import tokens
+
+    top = max(float(table.select(pl.max_horizontal("predicted", "observed").max()).item()) for table in tables.values())
+    ax.plot([0, top], [0, top], color=tokens["light"]["rule"], linewidth=0.8, linestyle=":")
+    looks = [{"color": tokens["light"]["c2"], "linestyle": "--"}, {"color": tokens["light"]["c1"], "linestyle": "-"}]
+    for (name, table), look in zip(tables.items(), looks[-len(tables) :], strict=True):
+        ax.plot(table["predicted"], table["observed"], label=name, marker="o", markersize=3.5, **look)
+    ax.legend(loc="upper left", labelcolor="linecolor", handlelength=1.5)
+
+
 def reliability_figure(
     tables: dict[str, pl.DataFrame],  # {name: table}, such as {"raw": ..., "platt": ...}; the last is the subject
 ) -> "Figure":
     "Draw what was predicted against what happened."
     import matplotlib.pyplot as plt
 
-    from mlops_kit.look import style, tokens
+    from mlops_kit.look import style
 
     gaps = {name: calibration_gap(table) for name, table in tables.items()}
     kit: Any = style()
     with plt.rc_context(kit):
         fig, ax = plt.subplots()
-        top = max(
-            float(table.select(pl.max_horizontal("predicted", "observed").max()).item()) for table in tables.values()
-        )
-        ax.plot([0, top], [0, top], color=tokens["light"]["rule"], linewidth=0.8, linestyle=":")
-        for (name, table), colour in zip(tables.items(), ("c2", "c1") if len(tables) > 1 else ("c1",), strict=True):
-            look: dict[str, Any] = {
-                "color": tokens["light"][colour],
-                "linestyle": "--" if colour == "c2" else "-",
-                "marker": "o",
-            }
-            ax.plot(
-                table["predicted"], table["observed"], markersize=3.5, label=f"{name}: off by {gaps[name]:.3f}", **look
-            )
-        ax.legend(loc="upper left", labelcolor="linecolor", handlelength=1.5)
+        _draw_reliability(ax, {f"{name}: off by {gaps[name]:.3f}": table for name, table in tables.items()})
         ax.set(title=_reliability_title(gaps), xlabel="Predicted probability", ylabel="Observed share")
         plt.close(fig)
     fig.set_label("; ".join(f"{name} is off by {gap:.4f} on average" for name, gap in gaps.items()))

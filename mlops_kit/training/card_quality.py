@@ -62,7 +62,7 @@ def headline(
     word = "better" if ends["value"] > 0 else "worse"
     return f"{said}, {short(abs(ends['value']))} {word} than {name}, {sure(ends)}"
 
-# %% ../../nbs/training/card_quality.ipynb #2bed5b39
+# %% ../../nbs/training/card_quality.ipynb #989a3d18
 def _beaten(facts: dict[str, Any]) -> str:
     "Say which models it is better than."
     main = MAIN[facts["model"]["task"]]
@@ -77,10 +77,6 @@ def _beaten(facts: dict[str, Any]) -> str:
         if short_of
         else f"Better beyond noise than {listed(list(over))}"
     )
-
-
-def _has(metric: str) -> Any:
-    return lambda of: bool(of.get(metric))
 
 # %% ../../nbs/training/card_quality.ipynb #be9f78e2
 def _classes(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -219,7 +219,13 @@ def draw_precision_recall(
             ylim=(0, 1.02),
         )
 
-# %% ../../nbs/training/curves.ipynb #c19d0685
+# %% ../../nbs/training/curves.ipynb #71d167c9
+def _name_halves(two: bool, classes: Sequence[Any]) -> list[str]:  # What did not come true, and what did
+    if two and len(classes) == 2:
+        return [str(value) for value in classes]
+    return ["not so", "came true"] if two else ["wrong", "right"]
+
+
 def draw_scores(
     truth: np.ndarray,  # Class numbers
     scores: np.ndarray,  # Probabilities of the judged model, one column a class
@@ -229,13 +235,7 @@ def draw_scores(
     "Draw the distribution of scores by what came true."
     true, chance = outcome(truth, scores)
     two = scores.shape[1] == 2
-    names = (
-        [str(value) for value in classes]
-        if two and len(classes) == 2
-        else ["not so", "came true"]
-        if two
-        else ["wrong", "right"]
-    )
+    names = _name_halves(two, classes)
     edges = np.linspace(min(chance.min(), 0.0), chance.max(), 26)
     halves = [chance[true == value] for value in (0, 1)]
     with _chart() as (fig, ax):
@@ -244,11 +244,8 @@ def draw_scores(
             ax.stairs(part, edges, color=tokens["light"][colour], linestyle=line, linewidth=1.8)
         if threshold is not None:
             ax.axvline(threshold, color=tokens["light"]["ink2"], linewidth=1.2)
-        _write_names(
-            ax,
-            dict(zip(names[::-1], (tokens["light"][c] for c in ("c1", "c2")), strict=True)),
-            "upper right" if two else "upper left",
-        )
+        colours = dict(zip(names[::-1], (tokens["light"][c] for c in ("c1", "c2")), strict=True))
+        _write_names(ax, colours, "upper right" if two else "upper left")
         middle = [number(float(np.median(half)), 2) if len(half) else "–" for half in halves]
         title = f"Median score {middle[1]} for {names[1]}, {middle[0]} for {names[0]}"
         label = f"{number(len(halves[1]))} rows are {names[1]}, {number(len(halves[0]))} {names[0]}."

@@ -6,10 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_measured', 'measure_speed', 'measure_size',
-           'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'personal_columns',
-           'draw_contributions', 'main_metrics', 'model_table']
+           'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'draw_contributions',
+           'main_metrics', 'model_table']
 
-# %% ../../nbs/training/evaluate.ipynb #d0815ff4
+# %% ../../nbs/training/evaluate.ipynb #6cf17d31
 import json
 import time
 from typing import Any
@@ -19,7 +19,7 @@ import polars as pl
 
 from ..probes import package_place
 from ..project import StepError, path, write_file
-from ..dataops.contracts import about as said_of
+from ..dataops.contracts import personal_columns
 from ..steps import Input, Output, Probe, load_contracts_of, load_workload, log, probe, write_table
 from .bars import hold_bars, judge_bars
 from .baselines import load_baselines
@@ -36,7 +36,7 @@ from mlops_kit.training.explain import (
 from .fairness import fairness_table
 from .intervals import calibration_noise, compare_resampling, make_blocks, measure_models
 from .metrics import confusion, measure_classes
-from .models import Model, load_model, part_rows, predict
+from .models import Model, load_model, part_rows, predict, predict_interval
 from .slices import slice_table, worst_slice
 from .tasks import number_labels
 
@@ -104,7 +104,7 @@ def judge_rows(
         "calibration_noise": calibration_noise(task, truth, found, blocks, **same) if judged.classes else None,
     }
 
-# %% ../../nbs/training/evaluate.ipynb #e867d926
+# %% ../../nbs/training/evaluate.ipynb #e2581a43
 def how_measured(
     model: Model,
     scores: np.ndarray,  # Its scores of the rows
@@ -114,8 +114,7 @@ def how_measured(
         return {"threshold": model.threshold}
     levels = model.interval.get("levels", [])
     if model.task == "regression" and levels:
-        quantiles = scores[:, None] + np.array(model.interval["offsets"])
-        return {"quantiles": quantiles, "levels": levels}
+        return {"quantiles": predict_interval(model, scores), "levels": levels}
     return {}
 
 
@@ -216,14 +215,6 @@ def read_evaluation(
         return json.loads((path(place) / "evaluation.json").read_text())
     except (OSError, ValueError) as error:
         raise StepError(f"there is no evaluation to read: {error}", place, "Run the step `evaluate`.") from error
-
-# %% ../../nbs/training/evaluate.ipynb #fc61eec1
-def personal_columns(
-    workload: str,  # Name of the workload
-) -> set[str]:
-    "Name the columns that some contract of the workload marks as personal."
-    contracts = load_contracts_of(workload).contracts().values()
-    return {column for contract in contracts for column in contract.columns if said_of(contract, "personal", column)}
 
 # %% ../../nbs/training/evaluate.ipynb #619ea84e
 def draw_contributions(

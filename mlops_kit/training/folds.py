@@ -6,12 +6,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/folds.html.md"""
 
 # %% auto #0
 __all__ = ['DAY', 'MANY', 'number_times', 'number_groups', 'window_edges', 'folds_by_time', 'folds_by_group', 'folds_by_class',
-           'make_folds', 'describe_folds', 'folds_figure']
+           'make_folds', 'describe_folds']
 
 # %% ../../nbs/training/folds.ipynb #6ff58fbe
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ import polars as pl
 from ..project import StepError, nearest
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 # %% ../../nbs/training/folds.ipynb #771c88bb
 DAY = 86_400_000_000  # Microseconds
@@ -209,33 +209,3 @@ def describe_folds(
             "judged until": pl.Series([judge.max() for _, judge in days]),
         }
     )
-
-# %% ../../nbs/training/folds.ipynb #c9fbf0b0
-def folds_figure(
-    rows: pl.DataFrame,  # Training rows
-    folds: list[tuple[np.ndarray, np.ndarray]],  # From `make_folds`, by time
-    time: str,  # Column with the time of each row
-) -> "Figure":
-    "Draw when each fold is fitted and judged."
-    import matplotlib.pyplot as plt
-
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    from mlops_kit.look import style, tokens
-
-    kit: Any = style()
-    with plt.rc_context(kit | {"axes.grid.axis": "x", "axes.spines.left": False}):
-        figure, axes = plt.subplots(figsize=(340 / 72, (80 + 34 * len(folds)) / 72))
-        for number, fold in enumerate(folds):
-            for some, name, word in zip(fold, ("c0", "c1"), ("fitted on", "judged on"), strict=True):
-                days: Any = rows[some][time].dt.date().to_numpy()
-                look: Any = {"color": tokens["light"][name], "label": "" if number else f"{word} (rows)"}
-                bar = axes.barh(number, days.max() - days.min(), 0.66, days.min(), **look)
-                axes.bar_label(bar, [f"{len(some):,}"], label_type="center", color="white", fontsize=9.5)
-        axes.set(yticks=range(len(folds)), yticklabels=[f"Fold {number}" for number in range(len(folds))])
-        axes.set(title="Each fold is judged on what came next", ylim=(len(folds) - 0.5, -0.5))
-        axes.legend(loc="upper right", handlelength=1)
-        axes.xaxis.set_major_locator(ticks := AutoDateLocator(maxticks=6))
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(ticks))
-        plt.close(figure)
-    return figure

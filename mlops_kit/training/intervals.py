@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/intervals.html.md"""
 # %% auto #0
 __all__ = ['MOST_BLOCKS', 'OPEN', 'SIGNED', 'make_blocks', 'draw_blocks', 'Resampled', 'resample', 'bootstrap', 'interval',
            'with_intervals', 'ends', 'interval_of_many', 'compare', 'measure_models', 'compare_resampling',
-           'draw_resampling', 'calibration_noise']
+           'calibration_noise']
 
 # %% ../../nbs/training/intervals.ipynb #2a2b191a
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ..project import StepError, nearest
-from .metrics import SMALLER_IS_BETTER, UNDIRECTED, calibration_gaps, check_scores, in_words
+from .metrics import SMALLER_IS_BETTER, UNDIRECTED, calibration_gaps, check_scores
 from .metrics import measure, measure_draws
 
 # %% ../../nbs/training/intervals.ipynb #ffb93b7f
@@ -216,28 +216,6 @@ def compare_resampling(
             wider = float(f"{(of['high'] - of['low']) / (high - low):.4g}")
         found.append({"metric": name, **of, "row_low": low, "row_high": high, "wider": wider})
     return found
-
-# %% ../../nbs/training/intervals.ipynb #fb4ae234
-def draw_resampling(
-    compared: list[dict[str, Any]],  # From `compare_resampling`
-) -> Any:  # matplotlib figure
-    "Draw how many times wider the intervals of whole blocks are."
-    from matplotlib import pyplot as plt
-
-    from mlops_kit.look import style, tokens
-
-    wider = sorted((row["wider"], in_words(row["metric"])) for row in compared if row["wider"])
-    with plt.rc_context(style()):  # type: ignore[arg-type]
-        fig, ax = plt.subplots(figsize=(340 / 72, (60 + 18 * len(wider)) / 72))
-        bars = ax.barh([name for _, name in wider], [times for times, _ in wider], height=0.62)
-        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=10)
-        ax.axvline(1, color=tokens["light"]["c0"], linewidth=0.8, linestyle="--")
-        ax.set(xlabel="times as wide as with single rows", xlim=(0, 1.12 * max((w for w, _ in wider), default=1)))
-        title = f"Whole blocks: up to {wider[-1][0]:.1f} times as wide" if wider else "No interval"
-        fig.suptitle(title, fontsize=12)
-        ax.grid(axis="y", visible=False)
-    plt.close(fig)
-    return fig
 
 # %% ../../nbs/training/intervals.ipynb #4a1b5e87
 def calibration_noise(

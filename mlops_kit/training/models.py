@@ -225,15 +225,13 @@ def predict(
     "Score rows; a calibration that was chosen is applied."
     return apply_calibration(model.calibration, predict_raw(model, rows))
 
-# %% ../../nbs/training/models.ipynb #ea2c068a
+# %% ../../nbs/training/models.ipynb #7135b5a5
 def predict_interval(
     model: Model,  # Of a regression
-    rows: pl.DataFrame,  # Rows with the model's features
-) -> dict[float, np.ndarray]:  # {level: value below which that share of outcomes is expected}
+    scores: np.ndarray,  # From `predict`
+) -> np.ndarray:  # One column a level of `model.interval`: the value below which that share of outcomes is expected
     "Predict quantiles: the prediction, and the errors that were made on rows left out."
-    centre = predict(model, rows)
-    pairs = zip(model.interval.get("levels", []), model.interval.get("offsets", []), strict=True)
-    return {level: centre + offset for level, offset in pairs}
+    return scores[:, None] + np.array(model.interval["offsets"])
 
 # %% ../../nbs/training/models.ipynb #02233ccd
 def save_model(
