@@ -9,7 +9,7 @@ import sys
 import polars as pl
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
-from test_report import AUDIT, MEASURE, _open, _poison, _Tags, axe  # noqa: F401
+from test_report import _poison, _Tags, assert_accessible, assert_fits, axe  # noqa: F401
 
 from mlops_kit.look import tokens
 from mlops_kit.project import StepError
@@ -242,12 +242,7 @@ def test_renewing_loads_nothing_heavy():
 @pytest.mark.parametrize("name", NAMES)
 def test_no_sideways_scroll(cards, name, tmp_path):
     """A card is as wide as its window, from a phone to a desk."""
-    file = tmp_path / "measure.html"
-    text = card_page(cards[name], [ADA], ["challenger"])
-    file.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
-    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', _open(tmp_path, file), re.S)[1])
-    assert set(found) == {"320", "390", "768", "1280"}
-    assert {width: sizes for width, sizes in found.items() if sizes[0] > sizes[1]} == {}
+    assert_fits(card_page(cards[name], [ADA], ["challenger"]), tmp_path)
 
 
 @pytest.mark.slow
@@ -256,8 +251,4 @@ def test_no_sideways_scroll(cards, name, tmp_path):
 @pytest.mark.parametrize("name", ["flights", "bare"])
 def test_accessible(cards, name, width, scheme, axe, tmp_path):  # noqa: F811
     """An audit by axe-core finds nothing."""
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", card_page(cards[name], [ADA], ["challenger"]))
-    file = tmp_path / "page.html"
-    file.write_text(text.replace("</body>", AUDIT.replace("AXE", axe.replace("</", "<\\/"))))
-    dom = _open(tmp_path, file, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400")
-    assert json.loads(html.unescape(re.search(r'<pre id="axe">(.*?)</pre>', dom, re.S)[1])) == []
+    assert_accessible(card_page(cards[name], [ADA], ["challenger"]), axe, width, scheme, tmp_path)

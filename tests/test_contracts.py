@@ -11,7 +11,7 @@ import warnings
 import pandera.polars as pa
 import polars as pl
 import pytest
-from test_report import MEASURE, _open
+from test_report import assert_fits
 
 from mlops_kit.dataops.cleaning_report import cleaning_page
 from mlops_kit.dataops.contract_changes import compare_contracts
@@ -498,11 +498,7 @@ def test_page_escapes_and_stands_alone(nasty):
 def test_page_has_no_sideways_scroll(nasty, tmp_path):
     """From a phone to a desk."""
     text = cleaning_page({"t" * 60: nasty.facts, "flights": nasty.facts}, {"flights": nasty.seconds}, 0.5)
-    file = tmp_path / "measure.html"
-    file.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
-    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', _open(tmp_path, file), re.S)[1])
-    assert set(found) == {"320", "390", "768", "1280"}
-    assert {width: sizes for width, sizes in found.items() if sizes[0] > sizes[1]} == {}
+    assert_fits(text, tmp_path)
 
 
 # Cost

@@ -6,7 +6,7 @@ import re
 
 import example_evaluation as example
 import pytest
-from test_report import AUDIT, MEASURE, _open, _Tags, axe, texts
+from test_report import _Tags, assert_accessible, assert_fits, axe, texts
 
 from mlops_kit.look import figure_svg, tokens
 from mlops_kit.training.evaluation_page import evaluation_page
@@ -129,11 +129,7 @@ def test_drawings_have_words_and_token_colours(text):
 
 def test_no_sideways_scroll(text, tmp_path):
     """A page is as wide as its window, from a phone to a desk."""
-    file = tmp_path / "measure.html"
-    file.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
-    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', _open(tmp_path, file), re.S)[1])
-    assert set(found) == {"320", "390", "768", "1280"}
-    assert {width: sizes for width, sizes in found.items() if sizes[0] > sizes[1]} == {}
+    assert_fits(text, tmp_path)
 
 
 @pytest.mark.slow
@@ -141,8 +137,4 @@ def test_no_sideways_scroll(text, tmp_path):
 @pytest.mark.parametrize("width", [500, 1280])
 def test_accessible(text, width, scheme, axe, tmp_path):
     """An audit by axe-core finds nothing."""
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", text)
-    file = tmp_path / "page.html"
-    file.write_text(text.replace("</body>", AUDIT.replace("AXE", axe.replace("</", "<\\/"))))
-    dom = _open(tmp_path, file, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400")
-    assert json.loads(html.unescape(re.search(r'<pre id="axe">(.*?)</pre>', dom, re.S)[1])) == []
+    assert_accessible(text, axe, width, scheme, tmp_path)

@@ -363,6 +363,15 @@ for (const width of widths) {
 }</script>"""
 
 
+def assert_fits(text, folder):
+    """No page scrolls sideways in a window from a phone to a desk."""
+    file = folder / "measure.html"
+    file.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
+    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', _open(folder, file), re.S)[1])
+    assert set(found) == {"320", "390", "768", "1280"}
+    assert {width: sizes for width, sizes in found.items() if sizes[0] > sizes[1]} == {}
+
+
 @pytest.mark.parametrize("name", [*PAGES, "long", "notebook"])
 def test_no_sideways_scroll(name, notebook, tmp_path):
     """A page is as wide as its window, from a phone to a desk."""
@@ -372,11 +381,7 @@ def test_no_sideways_scroll(name, notebook, tmp_path):
     long["steps"][6]["gates"][0]["name"] = "an_unbroken_name_of_a_gate_that_somebody_thought_was_short_enough"
     pages = {"long": lambda: render_run(long), "notebook": lambda: notebook}
     text = pages[name]() if name in pages else render(name)
-    file = tmp_path / "measure.html"
-    file.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
-    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', _open(tmp_path, file), re.S)[1])
-    assert set(found) == {"320", "390", "768", "1280"}
-    assert {width: sizes for width, sizes in found.items() if sizes[0] > sizes[1]} == {}
+    assert_fits(text, tmp_path)
 
 
 AUDIT = """<script>AXE</script><script>
@@ -385,6 +390,15 @@ axe.run(document, {resultTypes: ["violations"]}).then(result => {
   const out = document.createElement("pre");
   out.id = "axe"; out.textContent = JSON.stringify(found); document.body.append(out);
 });</script></body>"""
+
+
+def assert_accessible(text, axe, width, scheme, folder):
+    """axe-core finds nothing wrong."""
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", text)
+    file = folder / "page.html"
+    file.write_text(text.replace("</body>", AUDIT.replace("AXE", axe.replace("</", "<\\/"))))
+    dom = _open(folder, file, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400")
+    assert json.loads(html.unescape(re.search(r'<pre id="axe">(.*?)</pre>', dom, re.S)[1])) == []
 
 
 @pytest.fixture(scope="session")
@@ -408,11 +422,7 @@ def axe(tmp_path_factory):
 def test_accessible(name, width, scheme, axe, notebook, tmp_path):
     """An audit by axe-core finds nothing."""
     text = notebook if name == "notebook" else render(name)
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", text)
-    file = tmp_path / "page.html"
-    file.write_text(text.replace("</body>", AUDIT.replace("AXE", axe.replace("</", "<\\/"))))
-    dom = _open(tmp_path, file, f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400")
-    assert json.loads(html.unescape(re.search(r'<pre id="axe">(.*?)</pre>', dom, re.S)[1])) == []
+    assert_accessible(text, axe, width, scheme, tmp_path)
 
 
 def test_a_comparison_of_much_code_stays_small():
