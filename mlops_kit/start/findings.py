@@ -6,10 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/findings.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'ROWS_EACH', 'MOST_LEFT_OUT', 'MOST_ASKED', 'PLURALS', 'KNOWN', 'Findings', 'leave_out', 'find_key', 'find',
-           'count_roles', 'say_task', 'say_split', 'say_others', 'find_lines', 'list_columns', 'announce', 'shorten',
+           'count_roles', 'say_task', 'say_split', 'say_others', 'find_lines', 'list_columns', 'shorten', 'announce',
            'findings_dict']
 
-# %% ../../nbs/start/findings.ipynb #d7f80695
+# %% ../../nbs/start/findings.ipynb #04d7b793
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from rich.markup import escape
 from .giveaways import FEATURES, ask_label
 from .reading import Reading
 from .roles import Column, find_roles
-from .splitting import ALIKE, Split, find_split
+from .splitting import Split, find_split
 from .suspects import ROWS_TOGETHER, find_strongest, find_suspects, too_good
 from .task import Task, find_task_of
 
@@ -60,22 +60,22 @@ def leave_out(
             found[name] = f"identifier: {values.n_unique():,} values in {len(values):,} rows"
     return {name: why for name, why in found.items() if name != target}
 
-# %% ../../nbs/start/findings.ipynb #11224176
+# %% ../../nbs/start/findings.ipynb #c87f8fda
 def find_key(
     columns: dict[str, Column],  # From `find_roles`
     time: str = "",  # Column with the time of each row
-    group: str = "",  # Column of rows that belong together
+    names: list[str] | None = None,  # Columns that may name groups, the most telling first
 ) -> list[str]:  # [] where nothing but chance tells rows apart
     "Find the columns that tell rows apart."
     ids = [name for name, one in columns.items() if one.role == "id" and not one.values.null_count()]
-    unique = [name for name in ids if columns[name].values.n_unique() == len(columns[name].values)]
-    if unique:
-        return unique[:1]
-    both = [name for name in (group, time) if name in columns]
-    pair = pl.DataFrame([columns[name].values for name in both])
-    return both if len(both) == 2 and pair.n_unique() == len(pair) else []
+    pairs = [[name, time] for name in names or [] if time and name in columns and name != time]
+    for some in [*([name] for name in ids), *pairs]:
+        rows = pl.DataFrame([columns[name].values for name in some])
+        if rows.n_unique() == len(rows) and not sum(rows.null_count().row(0)):
+            return some
+    return []
 
-# %% ../../nbs/start/findings.ipynb #20586799
+# %% ../../nbs/start/findings.ipynb #907ea4b5
 def find(
     reading: Reading,  # From `read_data`
     target: str,  # Column of the label
@@ -88,38 +88,31 @@ def find(
     asks = find_task_of(columns, target, task)
     rows = pl.DataFrame([one.values for one in columns.values()]).drop_nulls(target)
     left_out = leave_out(columns, target)
-    roles = {name: one.role for name, one in columns.items() if name not in left_out}
-    suspects = find_suspects(rows, roles, target, asks.task)
-    left_out |= {one.column: f"leak: {one.reason}" for one in suspects if one.verdict == "left out"}
-    asked = {one.column: one.reason for one in suspects if one.verdict == "asked"}
-    usable = {name: one.role for name, one in columns.items() if not left_out.get(name, "").startswith("leak")}
-    split = find_split(rows, usable, target, asks.task, time, group)
-    if split.group and split.group in columns:
-        left_out[split.group] = "group: new ones come, so a model must not know it by name"
-    features = [name for name, role in roles.items() if role in FEATURES and name not in {target, *left_out}]
+    suspects = find_suspects(rows, _roles(columns, left_out), target, asks.task)
+    leaks = {one.column: f"leak: {one.reason}" for one in suspects if one.verdict == "left out"}
+    split = find_split(rows, _roles(columns, leaks), target, asks.task, time, group)
+    if split.group in columns:
+        left_out[split.group] = "group: there will be new ones, so a model must not know them by name"
+    left_out |= leaks
+    roles = _roles(columns, {target, *left_out})
+    features = [name for name, role in roles.items() if role in FEATURES]
     time = split.column if split.kind == "time" else ""
     judged = [name for name in features if name != time]
     question = ask_label(rows, target, asks.task, ROWS_TOGETHER)
-    return Findings(
-        reading,
-        columns,
-        target,
-        asks,
-        split,
-        find_key(columns, time, split.group),
-        time,
-        split.group,
-        left_out,
-        {name: reason for name, reason in asked.items() if name in judged},
-        find_strongest(question, judged),
-        features,
-        too_good(question, judged) if judged else "",
-    )
+    key = find_key(columns, time, [split.group, *split.others])
+    asked = {one.column: one.reason for one in suspects if one.column in judged}
+    strongest, doubt = find_strongest(question, judged), too_good(question, judged)
+    fixed = (reading, columns, target, asks, split, key, time, split.group)
+    return Findings(*fixed, left_out, asked, strongest, features, doubt)
 
-# %% ../../nbs/start/findings.ipynb #fc71ba13
+# %% ../../nbs/start/findings.ipynb #a25775f9
+def _roles(columns: dict[str, Column], without: Any) -> dict[str, str]:
+    return {name: one.role for name, one in columns.items() if name not in without}
+
+# %% ../../nbs/start/findings.ipynb #436b2ba1
 MOST_LEFT_OUT, MOST_ASKED = 10, 6  # Columns that are shown
 PLURALS = {"category": "categories", "boolean": "booleans", "text": "texts", "constant": "constants"}
-KNOWN = "Known when the model will be asked?"
+KNOWN = "Known at prediction time?"
 
 
 def count_roles(
@@ -139,15 +132,16 @@ def say_task(
     task, values = found.task, found.columns[found.target].values.drop_nulls()
     shares = {value: count / len(values) for value, count in values.value_counts(sort=True).iter_rows()}
     if task.task == "regression":
-        said = f"regression: a number from {values.min():,.4g} to {values.max():,.4g}, {values.mean():,.4g} on average"
+        least, most, mean = (f"{number:,.4g}" for number in (values.min(), values.max(), values.mean()))
+        said = f"regression: `{found.target}`, a number from {least} to {most}, {mean} on average"
     else:
         listed = ", ".join(f"{value} {share:.0%}" for value, share in [*shares.items()][:6])
         more = f" and {len(shares) - 6} more classes" if len(shares) > 6 else ""
-        positive = f"; its probability is that of {task.classes[-1]}" if task.task == "binary" else ""
-        said = f"{task.task}: {listed}{more}{positive}"
+        positive = f"; the model gives the probability of {task.classes[-1]}" if task.task == "binary" else ""
+        said = f"{task.task}: `{found.target}` is {listed}{more}{positive}"
     return said + (f". {task.missing:,} rows without a label are left out" if task.missing else "")
 
-# %% ../../nbs/start/findings.ipynb #3e648452
+# %% ../../nbs/start/findings.ipynb #11bdfe60
 def say_split(
     found: Findings,
 ) -> str:
@@ -155,17 +149,17 @@ def say_split(
     split, ways = found.split, {"random": "rows at random", "grouped": "whole groups", "last 20%": "the last fifth"}
     listed = ", ".join(f"{skill:.2f} on {ways.get(way, way)}" for way, skill in split.skills.items())
     said = f"{'at random' if split.kind == 'random' else 'by ' + split.kind}: {split.reason}."
-    return said + (f" Skill of trees: {listed} (0 is the constant, 1 is perfect)." if listed else "")
+    return said + (f" Skill (0: a constant guess, 1: perfect): {listed}." if listed else "")
 
 
 def say_others(
     found: Findings,
 ) -> str:  # "" where no other column would matter
-    "Name the groups that were seen and not used, where they change what a model claims."
-    names = [name for name, why in found.split.others.items() if "set it where" in why]
-    return "; ".join(f"{name}: {found.split.others[name]}" for name in names[:1])
+    "Name the first group that was seen and not used, where it changes what a model claims."
+    others = found.split.others
+    return next((f"`{name}`: {why}" for name, why in others.items() if "set it where" in why), "")
 
-# %% ../../nbs/start/findings.ipynb #bcd73c33
+# %% ../../nbs/start/findings.ipynb #ca9cb375
 def find_lines(
     found: Findings,
     project: str,  # Its name
@@ -174,77 +168,87 @@ def find_lines(
     notebook, settings = f"nbs/workloads/{project}.ipynb", f"settings.ini [workload.{project}]"
     other = {"binary": "regression", "multiclass": "regression", "regression": "multiclass"}[found.task.task]
     split = {
-        "time": f"{notebook}: time = None splits at random",
-        "group": f"{settings} group = (nothing) splits at random, another column by that one",
-        "random": f"{settings} group = COLUMN keeps the rows of one on one side",
+        "time": f"{notebook}: time = None (at random)",
+        "group": f"{settings} group = (nothing: at random)",
+        "random": f"{settings} group = COLUMN (whose rows belong together)",
     }
     return {
         "task": f"{settings} task = {other}",
-        "columns": f"{notebook}: contracts() has the types, `meanings` the features",
+        "columns": f"{notebook}: types in contracts(), features in `meanings`",
         "key": f"{notebook}: key = [...]",
         "split": split[found.split.kind],
-        "left out": f"{notebook}: uncomment the line of a column in `meanings`",
-        "asked": f"{notebook}: put # before the line of a column in `meanings`",
+        "left out": f"{notebook}: take the # away before its line in `meanings`",
+        "asked": f"{notebook}: put # before its line in `meanings`",
     }
 
-# %% ../../nbs/start/findings.ipynb #edb00995
+# %% ../../nbs/start/findings.ipynb #4c86dee3
 def list_columns(
     reasons: dict[str, str],  # {column: reason}
     most: int,  # How many are shown
-) -> list[str]:  # Lines
-    "List columns with their reasons, leaks first."
-    ordered = sorted(reasons, key=lambda name: not reasons[name].startswith("leak"))
-    lines = [f"[bold]{escape(shorten(name, 30))}[/bold]  {escape(reasons[name])}" for name in ordered[:most]]
-    return [*lines, f"and {len(reasons) - most} more"] if len(reasons) > most else lines
-
-
-def announce(
-    found: Findings,
-    project: str,  # Its name
 ) -> Any:  # What rich prints
-    "Show on one screen what was decided, and the line that changes each decision."
+    "List columns with their reasons, leaks first."
     from rich.table import Table
 
-    lines = find_lines(found, project)
+    ordered = sorted(reasons, key=lambda name: not reasons[name].startswith("leak"))
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for title, said, line in _paragraphs(found):
-        grid.add_row(title, said + (f"\n[cyan]to change: {escape(lines[line])}[/cyan]" if line else ""))
+    for name in ordered[:most]:
+        grid.add_row(escape(shorten(name, 24)), escape(shorten(reasons[name], 120)))
+    if len(reasons) > most:
+        grid.add_row(f"and {len(reasons) - most:,} more", "")
     return grid
-
-# %% ../../nbs/start/findings.ipynb #2bb503f1
-def _paragraphs(found: Findings) -> list[tuple[str, str, str]]:  # (title, text, decision)
-    reading, others = found.reading, say_others(found)
-    table = f"{reading.table}: {reading.total:,} rows, {len(found.columns)} columns"
-    strongest = ", ".join(f"{name} {share:.0%}" for name, share in found.strongest)
-    said = [
-        ("Table", escape(". ".join([table, *reading.said])), ""),
-        ("Task", escape(f"{found.target} is {say_task(found)}"), "task"),
-        ("Columns", f"{count_roles(found.columns, found.target)}; {len(found.features)} are features", "columns"),
-        ("Key", escape(", ".join(found.key) or "none: the number of the row"), "key"),
-        ("Split", escape(say_split(found) + (f"\n{others}" if others else "")), "split"),
-    ]
-    if found.left_out:
-        said.append(("Left out", "\n".join(list_columns(found.left_out, MOST_LEFT_OUT)), "left out"))
-    if found.asked:
-        asked = [f"{KNOWN} These look too good:", *list_columns(found.asked, MOST_ASKED)]
-        said.append(("Asked", "\n".join(asked), "asked"))
-    if strongest:
-        good = f"\n{found.too_good}" if found.too_good else ""
-        said.append(
-            ("Strongest", escape(f"{strongest} of what trees learn. {KNOWN}{good}"), "" if found.asked else "asked")
-        )
-    return said
 
 
 def shorten(
     text: str,
     most: int,  # Characters
 ) -> str:
-    "Cut a long name, and end a line that would break the screen."
+    "Put a text on one line, and cut it."
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+# %% ../../nbs/start/findings.ipynb #2f40ce16
+def announce(
+    found: Findings,
+    project: str,  # Its name
+) -> Any:  # What rich prints
+    "Show on one screen what was decided, and the line that changes each decision."
+    from rich.console import Group
+    from rich.table import Table
+
+    lines = find_lines(found, project)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for title, parts, line in _paragraphs(found):
+        change = [f"[cyan]change: {escape(lines[line])}[/cyan]"] if line else []
+        grid.add_row(title, Group(*parts, *change))
+    return grid
+
+
+def _paragraphs(found: Findings) -> list[tuple[str, list[Any], str]]:  # Title, what is printed, decision
+    reading, others = found.reading, say_others(found)
+    table = f"{reading.table}: {reading.total:,} rows, {len(found.columns):,} columns"
+    counts = f"{count_roles(found.columns, found.target)}; {len(found.features):,} of them are features"
+    said: list[tuple[str, list[Any], str]] = [
+        ("Table", [escape(". ".join([table, *reading.said]))], ""),
+        ("Task", [escape(say_task(found))], "task"),
+        ("Columns", [counts], "columns"),
+        ("Key", [escape(", ".join(found.key)) or "none tells rows apart: the number of the row does"], "key"),
+        ("Split", [escape(line) for line in (say_split(found), others) if line], "split"),
+    ]
+    if found.left_out:
+        said.append(("Left out", [list_columns(found.left_out, MOST_LEFT_OUT)], "left out"))
+    return said + _doubts(found)
+
+
+def _doubts(found: Findings) -> list[tuple[str, list[Any], str]]:
+    strongest = ", ".join(f"{shorten(name, 24)} {share:.0%}" for name, share in found.strongest)
+    learned = [escape(f"{strongest} of what trees learn. {KNOWN}"), *filter(None, [found.too_good])]
+    said: list[tuple[str, list[Any], str]] = [("Strongest", learned, "" if found.asked else "asked")]
+    if found.asked:
+        listed = list_columns(found.asked, MOST_ASKED)
+        said.insert(0, ("Asked", [f"{KNOWN} Else they are leaks. They stay until you decide.", listed], "asked"))
+    return said if found.strongest else said[:-1]
 
 # %% ../../nbs/start/findings.ipynb #3c7ce379
 def findings_dict(

@@ -102,8 +102,8 @@ def _one_sided(question: Question, name: str, own: np.ndarray, target: str) -> S
     reason = f"where it is {value} ({own.mean():.0%} of the rows), `{target}` is always {label}"
     return Suspect(name, "asked", "one side only", float(own.mean()), reason)
 
-# %% ../../nbs/start/suspects.ipynb #32416c50
-LETTERS, OF_NAME, SAYS = 4, 0.75, 0.05  # Letters in a row that both share; of the label's name; AUC's or R²'s skill
+# %% ../../nbs/start/suspects.ipynb #34f5374a
+LETTERS, OF_NAME, SAYS = 4, 0.65, 0.05  # Letters in a row that both share; of the label's name; AUC's or R²'s skill
 
 
 def named_alike(
