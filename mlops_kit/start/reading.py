@@ -183,7 +183,7 @@ def find_null_words(
         (words if few and len(numbers) > 2 else texts).update(others)
     return sorted(words - texts)
 
-# %% ../../nbs/start/reading.ipynb #ae9ae9e7
+# %% ../../nbs/start/reading.ipynb #3cbbf8a5
 def draw_rows(
     pieces: Iterable[pl.DataFrame],  # The table in pieces
     most: int,  # Rows to draw
@@ -194,7 +194,8 @@ def draw_rows(
     for piece in pieces:
         drawn = random.random(len(piece))
         total += len(piece)
-        kept = pl.concat([kept, piece.filter(drawn < bar)], how="diagonal_relaxed")
+        chosen = piece.filter(drawn < bar).to_arrow(compat_level=pl.CompatLevel.oldest())
+        kept = pl.concat([kept, pl.DataFrame(chosen)], how="diagonal_relaxed")  # Copied: else the piece stays as well
         lots = np.concatenate([lots, drawn[drawn < bar]])
         if len(lots) > 2 * most:
             bar = np.partition(lots, most)[most]
@@ -235,7 +236,7 @@ def describe_file(
         words["separator"] = find_separator(head.decode(encoding, "replace").removeprefix("\ufeff"))
     return Place(file, kind, words, large)
 
-# %% ../../nbs/start/reading.ipynb #974a4de2
+# %% ../../nbs/start/reading.ipynb #2bcc3738
 def _stream_parquet(file: Path, source: Source) -> Iterator[pl.DataFrame]:
     import pyarrow as pa
     from pyarrow import parquet
@@ -257,8 +258,7 @@ def stream_file(
     if kind == "parquet":
         yield from _stream_parquet(file, source)
     elif place.large and kind == "csv":
-        with open_file(file) as stream:
-            yield from stream_csv(source, stream, file.name)
+        yield from stream_csv(source, file)
     elif place.large and kind == "jsonl":
         with open_file(file) as stream:
             while lines := stream.readlines(HEAD):
