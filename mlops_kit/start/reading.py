@@ -161,7 +161,7 @@ def find_encoding(
 def _single_byte(piece: bytes) -> str:
     return "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", piece) else "cp1252"
 
-# %% ../../nbs/start/reading.ipynb #64aa219d
+# %% ../../nbs/start/reading.ipynb #fb357fdf
 _NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|[+-]?inf(inity)?|0000-00-00.*)\s*$"
 _NUMBER = r"^\s*[+-]?([0-9][0-9.,:/ TZ-]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*$"
 MOST_WORDS = 3  # Different words that keep a column from being numbers
@@ -182,13 +182,13 @@ def find_null_words(
     words: set[str] = set()
     texts: set[str] = set()
     for values in rows.iter_columns():
-        seen = values.drop_nulls().value_counts(name="times")
+        seen = values.drop_nulls().alias("value").value_counts(name="times")
         seen = seen.filter(~pl.first().str.strip_chars().str.to_uppercase().is_in(ABSENT))
         nothing = seen.filter(pl.first().str.contains(_NOTHING))
-        words.update(nothing[values.name])
+        words.update(nothing["value"])
         rest = seen.filter(~pl.first().str.contains(_NOTHING))
         numbers = rest.filter(pl.first().str.contains(_NUMBER))
-        others = rest.filter(~pl.first().str.contains(_NUMBER))[values.name]
+        others = rest.filter(~pl.first().str.contains(_NUMBER))["value"]
         share = int(numbers["times"].sum()) / max(1, int(rest["times"].sum()))
         (words if _are_null_words(others, numbers, share) else texts).update(others)
     return sorted(words - texts)
