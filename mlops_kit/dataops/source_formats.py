@@ -237,7 +237,17 @@ def read_csv(
         _blame(source, _decode(source, content, where), len(header), where, fault)
     return pl.DataFrame(table.rename_columns(header))
 
-# %% ../../nbs/dataops/source_formats.ipynb #2f3a9005
+# %% ../../nbs/dataops/source_formats.ipynb #ccd6eae4
+def _open_pieces(source: Source, opened: Any, file: Path, names: list[str]) -> Iterable:
+    import pyarrow as pa
+    from fsspec.utils import infer_compression
+    from pyarrow import csv as arrow
+
+    native = is_utf8(source) and infer_compression(str(file)) in (None, "gzip", "bz2")  # Arrow needs no help
+    options = _options(source, names, BLOCK, encoding=source.encoding, use_threads=False)
+    return arrow.open_csv(str(file) if native else opened, **options, memory_pool=pa.system_memory_pool())
+
+
 def stream_csv(
     source: Source,
     file: Path,
@@ -246,23 +256,18 @@ def stream_csv(
     import polars as pl
     import pyarrow as pa
     from fsspec.implementations.local import LocalFileSystem
-    from fsspec.utils import infer_compression
-    from pyarrow import csv as arrow
 
-    opened = LocalFileSystem().open(str(file), "rb", compression="infer")
-    header = _header(source, _head(source, opened.read(BLOCK), file.name), file.name)
-    opened.seek(0)
-    names = [str(number) for number in range(len(header))]
-    native = is_utf8(source) and infer_compression(str(file)) in (None, "gzip", "bz2")  # Arrow needs no help
-    options = _options(source, names, BLOCK, encoding=source.encoding, use_threads=False)
-    try:
-        pieces = arrow.open_csv(str(file) if native else opened, **options, memory_pool=pa.system_memory_pool())
-        for number, piece in enumerate(pieces):
-            rows = pl.DataFrame(pa.Table.from_batches([piece]).rename_columns(header))
-            yield rows if number else rows.slice(1)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        what = f"this is no CSV: {error}"
-        raise refuse(source, what, file.name, "Mend that row, or have the file sent again.") from None
+    with LocalFileSystem().open(str(file), "rb", compression="infer") as opened:
+        header = _header(source, _head(source, opened.read(BLOCK), file.name), file.name)
+        opened.seek(0)
+        try:
+            pieces = _open_pieces(source, opened, file, [str(place) for place in range(len(header))])
+            for number, piece in enumerate(pieces):
+                rows = pl.DataFrame(pa.Table.from_batches([piece]).rename_columns(header))
+                yield rows if number else rows.slice(1)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            what = f"this is no CSV: {error}"
+            raise refuse(source, what, file.name, "Mend that row, or have the file sent again.") from None
 
 # %% ../../nbs/dataops/source_formats.ipynb #9d76fcc7
 def read_parquet(
