@@ -8,7 +8,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/docs.html.md"""
 __all__ = ['SECTIONS', 'ROOMS', 'EXTRA', 'in_section', 'in_rooms', 'navigation', 'as_toml', 'write_pages', 'broken_links',
            'build']
 
-# %% ../nbs/26_docs.ipynb #f1434888
+# %% ../nbs/26_docs.ipynb #4e419414
+import fcntl
 import json
 import os
 import re
@@ -17,15 +18,18 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from nbdev.config import get_config
+
 from .docs_markdown import Page, Site, make_site, page_markdown
 from .docs_reference import commands_page, section_page, settings_page
-from .project import KitError, StepError, find_root, write_file
+from .project import SettingsError, StepError, find_root, write_file
 
-# %% ../nbs/26_docs.ipynb #07194568
+# %% ../nbs/26_docs.ipynb #2d1cd8ff
 SECTIONS = {  # {folder: (title, what a reader finds there)}
     "tutorial": ("Tutorial", "Begin here: your first hour, step by step."),
     "howto": ("How-to guides", "One task each, for those who know what they want."),
@@ -33,7 +37,7 @@ SECTIONS = {  # {folder: (title, what a reader finds there)}
     "reference": ("Reference", "Every notebook, command and setting."),
 }
 ROOMS = {"": "Spine", "start": "A new project", "dataops": "DataOps", "training": "Training", "workloads": "Workloads"}
-EXTRA = ("reference/commands.md", "reference/settings.md", "reference/index.md")
+EXTRA = ("reference/commands.md", "reference/settings.md", *(f"{folder}/index.md" for folder in SECTIONS))
 
 
 def in_section(
@@ -142,7 +146,10 @@ def _tokens_css() -> str:  # The colours of reports, for both of Zensical's sche
         for name, colours in schemes.items()
     )
 
-# %% ../nbs/26_docs.ipynb #72d08059
+# %% ../nbs/26_docs.ipynb #59cf5cd8
+_NAMES_ONLY = {"canonical", "prev", "next"}  # Relations of `<link>` that load nothing
+
+
 class _Links(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
@@ -153,14 +160,18 @@ class _Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         told = {name: value or "" for name, value in attrs}
         self.ids |= {told[name] for name in ("id", "name") if name in told}
-        self.links += [(tag, told[name]) for name in ("href", "src") if told.get(name)]
+        if told.get("rel") not in _NAMES_ONLY:
+            self.links += [(tag, told[name]) for name in ("href", "src") if told.get(name)]
 
 
 def broken_links(
     site: Path,  # Built site
+    base: str = "/",  # Path under which it is served; only the page for missing pages needs it
 ) -> list[str]:  # Sentences
     "Find links that lead nowhere, and what would be loaded from elsewhere."
     read = {file.relative_to(site).as_posix(): _Links(file.read_text()) for file in site.rglob("*.html")}
+    for page in read.values():
+        page.links = [(tag, target.removeprefix(base) if len(base) > 1 else target) for tag, target in page.links]
     return [
         f"{place}: {problem}"
         for place, page in sorted(read.items())
@@ -172,7 +183,7 @@ def broken_links(
 def _problem(tag: str, target: str, place: str, site: Path, read: dict[str, _Links]) -> str:
     url = urlsplit(target)
     if url.scheme or url.netloc:
-        return "" if tag == "a" or url.scheme == "data" or place == "404.html" else f"{tag} loads {target}"
+        return "" if tag == "a" or url.scheme == "data" else f"{tag} loads {target}"
     inside = os.path.normpath(Path(place).parent / unquote(url.path)) if url.path else place
     inside = f"{inside}/index.html".removeprefix("./") if (site / inside).is_dir() else inside
     if not (site / inside).exists():
@@ -180,7 +191,7 @@ def _problem(tag: str, target: str, place: str, site: Path, read: dict[str, _Lin
     anchors = read[inside].ids if inside in read else {unquote(url.fragment)}
     return f"{target}: no such heading" if url.fragment and unquote(url.fragment) not in anchors else ""
 
-# %% ../nbs/26_docs.ipynb #259675ba
+# %% ../nbs/26_docs.ipynb #26e801e0
 def build(
     root: Path,  # Project's root
     out: Path | None = None,  # Where the site goes; `site/` by default
@@ -189,28 +200,42 @@ def build(
     from nbdev.serve import proc_nbs
 
     place, out = root / "build" / "docs", out or root / "site"
-    processed = proc_nbs(str(root / "nbs"), force=_older(root / "_proc", root))
-    extra = [*EXTRA, *(f"{folder}/index.md" for folder in SECTIONS)]
-    site = make_site(root, processed, extra)
-    write_pages(site, place / "pages")
-    config = (root / "docs" / "zensical.toml").read_text()
-    _write(place / "zensical.toml", config.replace("nav = []", f"nav = {as_toml(navigation(site))}"))
-    _zensical(place / "zensical.toml")
-    shutil.copytree(place / "site", out, dirs_exist_ok=True)
-    problems = broken_links(out)
-    if problems:
-        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise StepError("\n".join(problems[:20]) + more, str(out), "Mend these links in their notebooks.")
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        processed = proc_nbs(str(root / "nbs"), force=_older(root / "_proc", root))
+        site = make_site(root, processed, EXTRA)
+        write_pages(site, place / "pages")
+        _write(place / "zensical.toml", _configuration(site))
+        _zensical(place)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(place / "site", out)
+    _refuse_broken(broken_links(out, f"{get_config(root).doc_baseurl}/"), out)
     return out
 
 
+def _configuration(site: Site) -> str:
+    file = site.root / "docs" / "zensical.toml"
+    if not file.exists():
+        raise SettingsError("there is no site to build", str(file), "Take the folder docs/ of the kit, and edit it.")
+    return file.read_text().replace("nav = []", f"nav = {as_toml(navigation(site))}")
+
+
 def _older(cache: Path, root: Path) -> bool:  # Modules give signatures, symbols and lines: any change may show
-    modules = (root / "mlops_kit").rglob("*.py")
-    return cache.exists() and max(file.stat().st_mtime for file in modules) > cache.stat().st_mtime
+    modules = Path(get_config(root).lib_path).rglob("*.py")
+    return cache.exists() and max((file.stat().st_mtime for file in modules), default=0) > cache.stat().st_mtime
 
 
-def _zensical(config: Path) -> None:
-    command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(config)]
+def _zensical(place: Path) -> None:
+    if not find_spec("zensical"):
+        raise StepError("Zensical is not installed", "mlops-kit docs", "Type make setup-dev, or pip install zensical.")
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(place / "zensical.toml")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise StepError((done.stdout + done.stderr).strip(), config.name, "Mend the pages that are named.")
+        raise StepError((done.stdout + done.stderr).strip(), str(place), "Mend the pages that are named.")
+
+
+def _refuse_broken(problems: list[str], out: Path) -> None:
+    if problems:
+        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise StepError("\n".join(problems[:20]) + more, str(out), "Mend these links in their notebooks.")

@@ -212,7 +212,7 @@ def _box(found: re.Match) -> str:
     body = found[2][title.end() if title else 0 :].strip("\n")
     return f"{head}\n\n{indent(body, '    ')}"
 
-# %% ../nbs/26_docs_markdown.ipynb #d55535f5
+# %% ../nbs/26_docs_markdown.ipynb #ded78973
 def results(
     cell: dict[str, Any],  # A code cell
     page: Page,  # Where it stands
@@ -228,7 +228,7 @@ def results(
 def _result(output: dict[str, Any], page: Page, site: Site, files: dict[str, Any], told: str) -> str:
     data = {kind: _text(value) for kind, value in output.get("data", {}).items() if isinstance(value, str | list)}
     if "text/markdown" in data:
-        return prose(data["text/markdown"], page, site, files) + "\n"
+        return prose(data["text/markdown"].removeprefix("---\n"), page, site, files) + "\n"
     for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
         if kind in data:
             return _figure(data[kind], suffix, page, files, told)
@@ -249,7 +249,7 @@ def _figure(data: str, suffix: str, page: Page, files: dict[str, Any], told: str
     words = re.sub(r"[\[\]`*_#\n]+|\(\S+\)", " ", told).strip().partition(". ")[0]
     return f"![{words or page.title}]({name}){{ .figure }}\n"
 
-# %% ../nbs/26_docs_markdown.ipynb #10d0f3a3
+# %% ../nbs/26_docs_markdown.ipynb #e93ab8f6
 def parameter_table(
     params: Iterable[Param],  # Of a step, or keys of a section of settings
 ) -> str:  # Markdown
@@ -273,9 +273,10 @@ def table(
     "Write a table of Markdown; a stroke within a cell stays one."
     head = [*head]
     lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    rows_of_text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f'<div class="stack" markdown>\n\n{rows_of_text}\n\n</div>\n'  # The style sheet stacks it on a phone
 
-# %% ../nbs/26_docs_markdown.ipynb #3cdcbe07
+# %% ../nbs/26_docs_markdown.ipynb #272a6b9e
 def page_markdown(
     page: Page,
     site: Site,
@@ -298,11 +299,16 @@ def page_markdown(
 
 def _head(page: Page, site: Site) -> str:
     front = f"---\ntitle: {json.dumps(page.title)}\ndescription: {json.dumps(page.blurb)}\n---\n"
+    if page.place.name == "index.md":
+        return f"{front}\n# {page.title}\n\n{_lede(page.blurb)}"
     config = get_config(site.root)
     notebook = f"{config.git_url}/blob/{config.branch}/nbs/{page.notebook}"
     kind = '<span class="step">step</span> ' if page.is_step else ""
-    lede = f'<p class="lede">{html.escape(page.blurb)}</p>\n\n' if page.blurb else ""
-    return f"{front}\n# {page.title}\n\n{lede}{kind}[notebook]({notebook}){{ .source }}"
+    return f"{front}\n# {page.title}\n\n{_lede(page.blurb)}{kind}[notebook]({notebook}){{ .source }}"
+
+
+def _lede(blurb: str) -> str:
+    return f'<p class="lede">{html.escape(blurb)}</p>\n\n' if blurb else ""
 
 
 def _source(source: str) -> str:

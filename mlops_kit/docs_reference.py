@@ -7,9 +7,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/docs_reference.html.md"""
 # %% auto #0
 __all__ = ['SECTIONS', 'commands_page', 'model_params', 'settings_page', 'list_pages', 'section_page']
 
-# %% ../nbs/26_docs_reference.ipynb #db269081
+# %% ../nbs/26_docs_reference.ipynb #19ab8770
 import ast
 import inspect
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from typing import Any
 from .docs_markdown import Page, link_to, parameter_table, table
 from .notebooks import Param, find_steps
 
-# %% ../nbs/26_docs_reference.ipynb #7e33afd5
+# %% ../nbs/26_docs_reference.ipynb #aca87ba6
 def commands_page() -> str:  # Markdown
     "Describe every command of `mlops-kit`."
     import typer
@@ -42,8 +43,8 @@ def _command(command: Any, words: str) -> str:
     context = command.make_context(words, [], resilient_parsing=True)
     usage = command.get_usage(context).removeprefix("Usage:").strip()
     rows = [(f"`{name}`", _option(text)) for name, text in filter(None, _records(command, context))]
-    told = [f"## {words}", _told(command.help), f"```text\n{usage}\n```", table(("word", "meaning"), rows)]
-    return "\n\n".join([*told, _told(command.epilog)]).rstrip()
+    told = [f"## {words}", f"```text\n{usage}\n```", _told(command.help), table(("word", "meaning"), rows) if rows else ""]
+    return "\n\n".join(part for part in [*told, _told(command.epilog)] if part.strip())
 
 
 def _records(command: Any, context: Any) -> Iterator[tuple[str, str] | None]:
@@ -74,7 +75,7 @@ def _field(node: Any, field: Any, lines: list[str]) -> Param:
     default = None if field.is_required() else field.default
     return Param(node.target.id, ast.unparse(node.annotation), default, field.description or comment)
 
-# %% ../nbs/26_docs_reference.ipynb #f8997e86
+# %% ../nbs/26_docs_reference.ipynb #5e2d6b2b
 SECTIONS = {
     "pipeline": "What a pipeline is made of. The parameters of its steps stand here too, as `name` or `step.name`.",
     "step": "How a step is run, whatever the pipeline.",
@@ -113,9 +114,10 @@ _STEPS = "An output is placed by the runner and has no key here. An input is set
 
 def _step_tables(root: Path) -> Iterator[str]:
     for name, step in find_steps(root).items():
-        place = PurePosixPath(step.notebook.relative_to(root / "nbs").as_posix()).with_suffix(".md")
         settable = [param for param in step.params.values() if param.word != "output"]
-        yield f"### {name}\n\n{step.blurb} [Its page](../{place}).\n\n{parameter_table(settable)}"
+        notebook = Path(os.path.relpath(step.notebook, root / "nbs"))
+        page = f" [Its page](../{notebook.with_suffix('.md').as_posix()})." if ".." not in notebook.parts else ""
+        yield f"### {name}\n\n{step.blurb}{page}\n\n{parameter_table(settable)}"
 
 # %% ../nbs/26_docs_reference.ipynb #51836c09
 def list_pages(
