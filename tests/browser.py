@@ -53,6 +53,10 @@ class Browser:
             self.errors.append(told["params"]["exceptionDetails"])
         return told
 
+    def elsewhere(self):
+        """What was requested from other machines."""
+        return [url for url in self.requested if not url.startswith(("data:", "blob:", "http://127.0.0.1:"))]
+
     def open(self, url, width=1280, height=900, scheme="light"):
         """Open a page, in a window of a size and a colour scheme, and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -63,7 +67,7 @@ class Browser:
             pass
 
     def run(self, script):
-        """Evaluate an expression, a promise too."""
+        """Evaluate an expression; wait where it is a promise."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
