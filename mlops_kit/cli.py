@@ -911,17 +911,19 @@ def promote(
         now = "is now" if said["changed"] else "was already"
         typer.echo(f"version {said['version']} of {model} {now} champion{before}")
 
-# %% ../nbs/16_cli.ipynb #29e5fa56
+# %% ../nbs/16_cli.ipynb #14433140
 @app.command()
 def docs(
     out: Annotated[Path | None, typer.Option(help="Folder of the site. Default: site.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Run every notebook first, so that pages show results.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build the documentation site from the notebooks, offline, and check every link.
 
-    mlops-kit docs
+    mlops-kit docs --out public
     """
-    from mlops_kit.docs import build
+    from mlops_kit.docs import build, with_results
 
-    site = build(find_root(), out)
+    root = find_root()
+    site = build(with_results(root) if run else root, (out or root / "site").resolve())
     _print_json({"site": site}) if as_json else typer.echo(f"site: {site / 'index.html'}")
