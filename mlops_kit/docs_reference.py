@@ -19,42 +19,36 @@ from typing import Any
 from .docs_markdown import Page, link_to, parameter_table, table
 from .notebooks import Param, find_steps
 
-# %% ../nbs/26_docs_reference.ipynb #aca87ba6
+# %% ../nbs/26_docs_reference.ipynb #55298ea7
 def commands_page() -> str:  # Markdown
     "Describe every command of `mlops-kit`."
     import typer
 
     from mlops_kit.cli import app
 
-    group = typer.main.get_command(app)
-    parts = [_command(command, words) for words, command in _walk(group, "mlops-kit") if not command.hidden]
-    return f"# Commands\n\n{_told(group.help)}\n\n{_told(group.epilog)}\n\n" + "\n\n".join(parts) + "\n"
+    group, panels = typer.main.get_command(app), dict[str, list[str]]()
+    for words, panel, command in _walk(group, "mlops-kit"):
+        panels.setdefault(panel, []).append(_command(command, words, "###" if panel else "##"))
+    parts = ["\n\n".join([f"## {panel}" if panel else "", *told]) for panel, told in panels.items()]
+    return "\n\n".join(["# Commands", _told(group.help), _told(group.epilog), *parts]) + "\n"
 
 
-def _walk(group: Any, words: str) -> Iterator[tuple[str, Any]]:  # Words to type, command
+def _walk(group: Any, words: str, panel: str = "") -> Iterator[tuple[str, str, Any]]:  # Words to type, panel, command
     for name, command in group.commands.items():
+        own = command.rich_help_panel or panel
         if getattr(command, "commands", None):
-            yield from _walk(command, f"{words} {name}")
-        else:
-            yield f"{words} {name}", command
+            yield from _walk(command, f"{words} {name}", own)
+        elif not command.hidden:
+            yield f"{words} {name}", own, command
 
 
-def _command(command: Any, words: str) -> str:
+def _command(command: Any, words: str, level: str) -> str:
     context = command.make_context(words, [], resilient_parsing=True)
     usage = command.get_usage(context).removeprefix("Usage:").strip()
-    rows = [(f"`{name}`", _option(text)) for name, text in filter(None, _records(command, context))]
-    told = [
-        f"## {words}",
-        f"```text\n{usage}\n```",
-        _told(command.help),
-        table(("word", "meaning"), rows) if rows else "",
-    ]
+    records = filter(None, (param.get_help_record(context) for param in command.params))
+    rows = [(f"`{name}`", _option(text)) for name, text in records]
+    told = [f"{level} {words}", f"```text\n{usage}\n```", _told(command.help), table(("word", "meaning"), rows)]
     return "\n\n".join(part for part in [*told, _told(command.epilog)] if part.strip())
-
-
-def _records(command: Any, context: Any) -> Iterator[tuple[str, str] | None]:
-    for param in command.params:
-        yield param.get_help_record(context)
 
 
 def _option(text: str) -> str:
@@ -130,14 +124,17 @@ def _step_tables(root: Path) -> Iterator[str]:
         page = f" [Its page](../{notebook.with_suffix('.md').as_posix()})." if ".." not in notebook.parts else ""
         yield f"### {name}\n\n{step.blurb}{page}\n\n{parameter_table(settable)}"
 
-# %% ../nbs/26_docs_reference.ipynb #1291fb50
+# %% ../nbs/26_docs_reference.ipynb #869b1240
 def list_pages(
     pages: Iterable[Page],  # That are listed
     place: PurePosixPath,  # Where the list stands
 ) -> str:  # Markdown
     "List pages, each with its first sentence."
-    rows = ((f"[{page.title}]({link_to(page.place, place)})", _kind(page), page.blurb) for page in pages)
-    return table(("page", "kind", "what it does"), rows)
+    pages = [*pages]
+    rows = [(f"[{page.title}]({link_to(page.place, place)})", _kind(page), page.blurb) for page in pages]
+    if any(page.is_step for page in pages):
+        return table(("page", "kind", "what it does"), rows)
+    return table(("page", "what it does"), [(page, blurb) for page, _, blurb in rows])
 
 
 def _kind(page: Page) -> str:
