@@ -58,7 +58,9 @@ def tables(
         | {"run": found["runs"][-1], "step": found["made"][-1]["step"], "made": found["last"][:16].replace("T", " ")}
         for found in _versions(home, runs)
     ]
-    samples = [{"name": n, "version": "sample", "rows": (read_manifest(p) or {})["rows"]} for n, p in _samples().items()]
+    samples = [
+        {"name": n, "version": "sample", "rows": (read_manifest(p) or {})["rows"]} for n, p in _samples().items()
+    ]
     return pl.DataFrame(versions or samples)
 
 # %% ../nbs/27_explore.ipynb #9d1b096d
