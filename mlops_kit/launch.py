@@ -12,13 +12,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from .explore import read_environment
 from .look import duration
 from .notebooks import Step, find_steps
-from .project import SettingsError, find_root, own_package, write_file
+from .project import find_root, own_package, write_file
 from .runner import KERNEL
 from .settings import bind_pipeline, read_settings
 
@@ -74,8 +73,13 @@ def start_page(
     workloads = [file for name in named if name and (file := root / f"nbs/workloads/{name}.ipynb").exists()]
     lines = [f"# {own_package(root) or root.name}", "", *_last_run(root, home, runs), "## Begin here", ""]
     explore = root / "nbs/explore.ipynb"
-    lines += [f"- {_link('Explore', explore, root)}: read any table in two lines, and draw its columns."] * explore.exists()
-    lines += [f"- {_link(f'Workload {file.stem}', file, root)}: sources, features and label of these data." for file in workloads]
+    lines += [
+        f"- {_link('Explore', explore, root)}: read any table in two lines, and draw its columns."
+    ] * explore.exists()
+    lines += [
+        f"- {_link(f'Workload {file.stem}', file, root)}: sources, features and label of these data."
+        for file in workloads
+    ]
     lines += [f"- {_link('Settings', root / 'settings.ini', root)}: pipelines, parameters and quality bars."]
     lines += ["- In any notebook, `%load_ext mlops_kit.lab` and `%run_step STEP` run a step as the runner does.", ""]
     return "\n".join(lines + _steps(root, kit["env"].value, runs))

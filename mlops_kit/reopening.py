@@ -7,12 +7,11 @@ Docs: https://mlops-kit.github.io/mlops-kit/reopening.html.md"""
 # %% auto #0
 __all__ = ['find_entry', 'ran_cells', 'prose_before', 'run_values', 'build_copy', 'write_copy', 'enter']
 
-# %% ../nbs/28_reopening.ipynb #deb32e5c
+# %% ../nbs/28_reopening.ipynb #94921f85
 import atexit
 import contextlib
 import json
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from .runner import services
 from .steps import TASK_VARIABLE
 from .store import Store
 
-# %% ../nbs/28_reopening.ipynb #384f9b96
+# %% ../nbs/28_reopening.ipynb #1edcb77d
 def find_entry(
     run: dict,  # From the ledger
     name: str,  # `room.step` or `step`
@@ -40,6 +39,9 @@ def find_entry(
     if entry["status"] == "skipped":
         what = f"step `{name}` did not start in run {run['run']}: {entry['reason']}"
         raise StoreError(what, "ledger", "Open the step that it waited for.")
+    if not entry["made_by"]:
+        what = f"step `{name}` failed before it started: {entry['error']['message']}"
+        raise StoreError(what, entry["error"]["where"], entry["error"]["remedy"])
     return entry
 
 # %% ../nbs/28_reopening.ipynb #da683a8d
@@ -103,10 +105,10 @@ def run_values(
     values |= {name: _input(store, name, told) for name, told in entry["inputs"].items()}
     return values | {name: str(out / name) for name, param in params.items() if param.word == "output"}
 
-# %% ../nbs/28_reopening.ipynb #dad356f5
+# %% ../nbs/28_reopening.ipynb #f5e028f2
 _ENTER = """from mlops_kit.reopening import enter
 
-enter("{folder}")  # As in the run: the same answers of probes, and an empty place for outputs"""
+enter("{folder}")  # As in the run"""
 
 
 def _code(source: str, tag: str, outputs: Any = ()) -> Any:
@@ -127,7 +129,7 @@ def _three_parts(error: dict) -> str:
     parts = {"": f"**{error['message']}**", "where: ": error["where"], "do: ": error["remedy"]}
     return "  \n".join(f"{word}{text}" for word, text in parts.items() if text)
 
-# %% ../nbs/28_reopening.ipynb #a10a4241
+# %% ../nbs/28_reopening.ipynb #9c3c6fd4
 def _is_failed(cell: dict) -> bool:
     return any(output["output_type"] == "error" for output in cell["outputs"])
 
@@ -141,21 +143,23 @@ def build_copy(
 ) -> list[Any]:  # nbformat cells
     "Lay out the cells of a copy."
     given = "# As in the run\n" + "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    made = [_code(_ENTER.format(folder=folder), "enter")]
     failed = any(map(_is_failed, cells))
-    made += [_text("# Before the failure\nFolded: click the arrow to see it.", closed=True)] if failed else []
+    made = [_text('## Before the failure\nFolded, and part of "Run all".', closed=True)] if failed else []
+    made.append(_code(_ENTER.format(folder=folder), "enter"))
     for cell in cells:
-        before = [re.sub(r"^(#+ )", r"#\1", prose[cell["number"]], flags=re.M)] if cell["number"] in prose else []
-        before += [f"# It failed here\n{_three_parts(error)}"] if error and _is_failed(cell) else []
-        made += [_text("\n\n".join(before))] if before else []
+        told = prose.get(cell["number"], "") if not failed else ""  # JupyterLab folds only as far as the next text
+        words = [told] if told else []
+        words += [f"## It failed here\n{_three_parts(error)}"] if error and _is_failed(cell) else []
+        made += [_text("\n\n".join(words))] if words else []
         made.append(_code(cell["source"], cell["kind"], cell["outputs"]))
         made += [_code(given, "injected-parameters")] if cell["kind"] == "parameters" else []
     return made
 
-# %% ../nbs/28_reopening.ipynb #dac865fa
-def _title(run: dict, entry: dict, step: Step | None, edited: bool) -> str:
+# %% ../nbs/28_reopening.ipynb #d06b8b64
+def _title(run: dict, entry: dict, step: Step | None, cells: list[dict], edited: bool) -> str:
     words = {"executed": "It ran and passed.", "cached": "Its result was reused from an earlier run."}
-    told = words.get(entry["status"], _three_parts(entry["error"]) if entry["error"] else "")
+    late = entry["error"] and not any(map(_is_failed, cells))  # After its last cell, as by an output that is missing
+    told = _three_parts(entry["error"]) if late else words.get(entry["status"], "It failed.")
     lines = [f"# `{entry['step']}` of run {run['run']}", f"> {step.blurb}" if step else "", told]
     lines += ["The notebook was edited since: this is the code that ran."] if edited else []
     at = step and step.notebook
@@ -170,7 +174,7 @@ def _task(root: Path, run: dict, entry: dict, params: dict[str, Param], values: 
     about = {"step": entry["step"], "run": run["run"], "code": entry.get("key") or "", "runtime": runtime(root)}
     return {"probes": probes, "home": str(home), "parameters": values, "packages": [*our_packages(root)], **about}
 
-# %% ../nbs/28_reopening.ipynb #9a92b421
+# %% ../nbs/28_reopening.ipynb #066f8aff
 def write_copy(
     run: dict,  # From the ledger
     name: str,  # Step
@@ -192,7 +196,7 @@ def write_copy(
     params = read_params(Cell("parameters", given["number"], given["source"]), copy.name)
     values = run_values(entry, params, Store(home), root / folder / "out")
     prose = prose_before(read_json(step.notebook), cells) if step else None
-    title = _text(_title(run, entry, step, edited=prose is None))
+    title = _text(_title(run, entry, step, cells, edited=prose is None))
     built = [title, *build_copy(cells, values, prose or {}, entry["error"], str(folder))]
     task = _task(root, run, entry, params, values, root / folder / "store")
     write_file(root / folder / "task.json", json.dumps(task | {"env": kit["env"].value}, indent=1))
