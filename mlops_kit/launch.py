@@ -44,14 +44,17 @@ def _last_run(root: Path, home: Path, runs: list[dict]) -> list[str]:
         lines += [f"To stand at the cell that failed, type `mlops-kit open last {failed['step']}` in a terminal.", ""]
     return lines
 
-# %% ../nbs/28_launch.ipynb #0acba220
+# %% ../nbs/28_launch.ipynb #a5131446
+_STATES = {"executed": "passed", "cached": "reused"}
+
+
 def _steps(root: Path, env: str, runs: list[dict]) -> list[str]:
     settings, every, lines = read_settings(root), find_steps(root), []
     for name in settings.of("pipeline"):
-        last = next((run for run in reversed(runs) if run["pipeline"] == name), {"steps": []})
-        states = {step["step"]: step["status"] for step in last["steps"]}
+        ran = (step for run in runs if run["pipeline"] == name for step in run["steps"])
+        states = {step["step"]: _STATES.get(step["status"], step["status"]) for step in ran}
         bound = bind_pipeline(settings, every, name, env)
-        lines += [f"## Steps of `{name}`", "", "| Step | What it does | Last run |", "|---|---|---|"]
+        lines += [f"## Steps of `{name}`", "", "| Step | What it does | Last time |", "|---|---|---|"]
         lines += [_row(step, root, states.get(step.name, "–")) for step in bound.steps]
         lines += [""]
     return lines
@@ -100,7 +103,7 @@ def install_hooks(
         git("config", "--local", "--add", "include.path", "../.gitconfig")
     return "../.gitconfig" in git("config", "--local", "--get-all", "include.path").splitlines()
 
-# %% ../nbs/28_launch.ipynb #d82cff2f
+# %% ../nbs/28_launch.ipynb #71825d34
 def _configuration() -> Path:
     import mlops_kit
 
@@ -114,7 +117,7 @@ def server_command(
 ) -> tuple[list[str], dict[str, str]]:  # Command, and its environment
     "Say how JupyterLab is started."
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    command += [f"--LabApp.default_url=/lab/tree/{quote(first)}", *(more or [])]
+    command += [f"--LabApp.default_url=/lab/tree/{quote(first)}?file-browser-path=/", *(more or [])]
     joined = {"PYTHONPATH": [str(root), os.environ.get("PYTHONPATH")]}
     joined |= {"JUPYTER_CONFIG_PATH": [str(_configuration()), os.environ.get("JUPYTER_CONFIG_PATH")]}
     joined |= {"PATH": [str(Path(sys.executable).parent), os.environ.get("PATH")]}  # For terminals in JupyterLab
