@@ -23,8 +23,8 @@ lint: setup-dev  ## Style, types, and whether notebooks, package and README agre
 	$(BIN)/mypy
 	$(BIN)/python tests/agree.py
 
-lab: setup  ## JupyterLab on the project
-	$(BIN)/jupyter lab
+lab: setup  ## JupyterLab on a start page; more words for it: make lab ARGS="--port 8889"
+	$(BIN)/mlops-kit lab $(ARGS)
 
 bench: setup-dev  ## Speed against peers, as ratios in one run
 	$(BIN)/python tests/bench.py

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 __all__ = ['app', 'cache_app', 'tables_app', 'Env', 'AsJson', 'Given', 'contract_app', 'Version', 'main', 'parse_given', 'run',
            'graph', 'status', 'steps', 'settings', 'report', 'logs', 'note', 'compare', 'reproduce', 'tables_list',
            'tables_show', 'lineage', 'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample',
-           'contract_infer', 'contract_check', 'models', 'approve', 'promote']
+           'contract_infer', 'contract_check', 'models', 'approve', 'promote', 'lab', 'open_command']
 
 # %% ../nbs/16_cli.ipynb #e12bc6fe
 import contextlib
@@ -910,3 +910,44 @@ def promote(
         before = f", in place of version {said['predecessor']}" if said["predecessor"] else ""
         now = "is now" if said["changed"] else "was already"
         typer.echo(f"version {said['version']} of {model} {now} champion{before}")
+
+# %% ../nbs/16_cli.ipynb #648f4dd1
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(
+    ctx: typer.Context,
+    env: Env = None,
+    hooks: Annotated[bool, typer.Option("--hooks", help="Only let git merge notebooks cell by cell.")] = False,
+) -> None:
+    """Open JupyterLab on a start page: last run, data, workload, steps in their order.
+
+    mlops-kit lab --port 8889
+    """
+    from mlops_kit.launch import install_hooks, start_lab
+
+    if not hooks:
+        start_lab(env=env, more=ctx.args)
+    elif install_hooks(find_root()):
+        typer.echo("git merges and compares notebooks of this repository cell by cell (.gitconfig)")
+    else:
+        raise StoreError("no git repository with a .gitconfig begins here", str(find_root()), "Type git init first.")
+
+
+@app.command("open")
+def open_command(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name; `last`, `last~1`.")],
+    step: Annotated[str, typer.Argument(help="Step.")],
+    env: Env = None,
+    only_print: Annotated[bool, typer.Option("--print", "--no-browser", help="Print its path, open nothing.")] = False,
+) -> None:
+    """Open a copy of a step's notebook as one run saw it: its code, parameters and inputs, at the cell that failed.
+
+    mlops-kit open last train
+    """
+    from mlops_kit.launch import open_file
+    from mlops_kit.ledger import find_run
+    from mlops_kit.reopening import write_copy
+
+    copy = write_copy(find_run(_ledger(env)[0], name), step, env)
+    typer.echo(copy)
+    if not only_print:
+        open_file(copy)

@@ -165,11 +165,10 @@ def set_environment(
 
 @contextlib.contextmanager
 def services(
-    graph: Graph,
+    kit: dict[str, Any],  # Settings of the kit
     root: Path,  # Project's root
 ) -> Iterator[None]:
     "Start the stand-ins that settings name, and let the environment say where they are."
-    kit = graph.pipeline.kit
     with contextlib.ExitStack() as running:
         for name in kit["services"].value:
             start = find_function(name, kit["services"].origin)
@@ -713,7 +712,7 @@ def run_pipeline(
 ) -> dict:  # The run, as in the ledger
     "Run a pipeline."
     check_secrets(graph)
-    with services(graph, root), hold(store, wait), writing(store.home):
+    with services(graph.pipeline.kit, root), hold(store, wait), writing(store.home):
         check_inputs(graph, store)
         run = Run(graph, store, root, command, force, tell)
         _close_dead(run)
@@ -776,7 +775,7 @@ def plan(
     force: bool = False,  # As if every step had to run
 ) -> list[dict]:  # step, status (cached, would run or waits) and reason
     "Say which steps would run, and why, without running any."
-    with services(graph, root):
+    with services(graph.pipeline.kit, root):
         return _plan(Run(graph, store, root, force=force))
 
 
