@@ -41,14 +41,22 @@ def check(file):
 
 
 @pytest.mark.parametrize(
-    "file", [*WORKFLOWS, *GENERATED, *(f / n for f in (ROOT, TEMPLATES) for n in (".github/dependabot.yml", "azure-pipelines.yml"))], ids=str
+    "file",
+    [
+        *WORKFLOWS,
+        *GENERATED,
+        *(f / n for f in (ROOT, TEMPLATES) for n in (".github/dependabot.yml", "azure-pipelines.yml")),
+    ],
+    ids=str,
 )
 def test_every_file_keeps_its_schema(file, tmp_path):
     done = check(filled(file, tmp_path))
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("file", [ROOT / ".github/workflows/run.yml", ROOT / "azure-pipelines.yml"], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", [ROOT / ".github/workflows/run.yml", ROOT / "azure-pipelines.yml"], ids=lambda f: f.name
+)
 def test_a_planted_mistake_breaks_the_schema(file, tmp_path):
     (tmp_path / file.name).write_text(file.read_text().replace("steps:", "step:"))
     assert check(tmp_path / file.name).returncode == 1
@@ -135,7 +143,9 @@ def run_steps(dockerfile, here, venv):
     """Run what the first stage of an image runs, in a folder instead of an image."""
     stage = dockerfile.read_text().split("FROM ")[1].replace("\\\n", " ")
     for command in re.findall(r"^RUN (.*)$", stage, re.M):
-        command = command.replace("/opt/venv", str(venv)).replace("/tmp/requirements.txt", "environments/default/requirements.txt")
+        command = command.replace("/opt/venv", str(venv)).replace(
+            "/tmp/requirements.txt", "environments/default/requirements.txt"
+        )
         env = os.environ | {"PATH": f"{venv}/bin:{os.environ['PATH']}"}
         subprocess.run(["bash", "-c", command], cwd=here, env=env, check=True, capture_output=True, text=True)
 
@@ -146,7 +156,9 @@ def test_the_steps_of_the_image_make_a_working_runtime(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
     run_steps(DOCKERFILES[0], clone, tmp_path / "venv")
-    done = subprocess.run([tmp_path / "venv/bin/mlops-kit", "graph", "train"], cwd=clone, capture_output=True, text=True)
+    done = subprocess.run(
+        [tmp_path / "venv/bin/mlops-kit", "graph", "train"], cwd=clone, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "training.register" in done.stdout, done.stderr
 
 
@@ -160,7 +172,11 @@ def test_the_dev_container_is_set_up_by_its_script(tmp_path):
     env |= {"HOME": str(home), "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv"))}
     subprocess.run(["bash", ".devcontainer/post-create.sh"], cwd=clone, env=env, check=True, capture_output=True)
     kernels = subprocess.run(
-        [clone / ".venv/bin/jupyter", "kernelspec", "list", "--json"], cwd=clone, env=env, capture_output=True, text=True
+        [clone / ".venv/bin/jupyter", "kernelspec", "list", "--json"],
+        cwd=clone,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     spec = json.loads(kernels.stdout)["kernelspecs"]["python3"]
     assert spec["spec"]["display_name"] == "Python (mlops_kit)" and str(clone) in spec["resource_dir"]
