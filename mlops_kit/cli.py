@@ -7,21 +7,24 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/16_cli.ipynb #e71faa58
+# %% ../nbs/16_cli.ipynb #97791dba
 import os
 import sys
 
-from . import cli_care, cli_data, cli_look, cli_models, cli_project, cli_run, cli_steps  # noqa: F401
-from .cli_app import app, complain, exit_code
-from .project import KitError
+import typer
 
-# %% ../nbs/16_cli.ipynb #57fdfe63
+from . import cli_care, cli_data, cli_look, cli_models, cli_project, cli_run, cli_steps  # noqa: F401
+from .cli_app import app
+from .cli_errors import complain
+
+# %% ../nbs/16_cli.ipynb #5b580c46
 def main() -> None:
     "Run the command line."
     try:
-        app()
-    except KitError as error:
-        complain(error)
-        sys.exit(exit_code(error))
+        sys.exit(app(standalone_mode=False))
     except KeyboardInterrupt:
         os._exit(130)  # A second Ctrl-C: workers end as their input closes
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(2 if type(error).__name__ == "NoArgsIsHelpError" else complain(error))

@@ -7,21 +7,25 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_care.html.md"""
 # %% auto #0
 __all__ = ['cache_app', 'cache_size', 'cache_verify', 'cache_prune', 'doctor']
 
-# %% ../nbs/16_cli_care.ipynb #e8a846b4
+# %% ../nbs/16_cli_care.ipynb #af099d13
 from typing import Annotated
 
 import typer
 
-from .cli_app import CARE, AsJson, Env, app, open_store, print_json, read_kit, read_ledger
+from .cli_app import CARE, AsJson, Env, app, open_store, read_kit, read_ledger, show
+from .cli_errors import print_json
 from .project import StoreError, find_root
 
 cache_app = typer.Typer(help="Look after stored outputs.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache", rich_help_panel=CARE)
 
-# %% ../nbs/16_cli_care.ipynb #7fa0974e
+# %% ../nbs/16_cli_care.ipynb #4e6df057
 @cache_app.command("size")
 def cache_size(env: Env = None, as_json: AsJson = False) -> None:
-    """Say how much is stored, by step."""
+    """Say how much is stored, by step.
+
+    mlops-kit cache size
+    """
     store = open_store(env)
     total: dict[str, int] = {}
     for place in store.objects.glob("*"):
@@ -39,7 +43,10 @@ def cache_size(env: Env = None, as_json: AsJson = False) -> None:
 
 @cache_app.command("verify")
 def cache_verify(env: Env = None, as_json: AsJson = False) -> None:
-    """Read every stored byte, and name what is damaged: it will be made anew."""
+    """Read every stored byte, and name what is damaged: it will be made anew.
+
+    mlops-kit cache verify --env prod
+    """
     from mlops_kit.store import hold, verify, writing
 
     store = open_store(env)
@@ -68,10 +75,12 @@ def cache_prune(
         float | None, typer.Option(min=0, help="Days for which all are kept besides; keep_days by default.")
     ] = None,
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Remove stored results that no run in retention used; lineage still knows them.
 
     mlops-kit cache prune --keep 3
+    mlops-kit cache prune --days 30 --env prod
     """
     from mlops_kit.store import hold, prune
     from mlops_kit.versions import keys_in_use, retained_runs
@@ -82,12 +91,15 @@ def cache_prune(
     with hold(store):
         runs, home = read_ledger(env)
         gone, freed = prune(store, keys_in_use(home, runs, retained_runs(runs, last, young)))
-    typer.echo(f"removed {gone} results, {freed / 1e6:.1f} MB")
+    show({"removed": gone, "bytes": freed}, f"removed {gone} results, {freed / 1e6:.1f} MB", as_json)
 
-# %% ../nbs/16_cli_care.ipynb #9eaeebb9
+# %% ../nbs/16_cli_care.ipynb #d08ea109
 @app.command(rich_help_panel=CARE)
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is missing on this machine or differs from the lock, and the remedy."""
+    """Say what is missing on this machine or differs from the lock, and the remedy.
+
+    mlops-kit doctor
+    """
     from mlops_kit.doctor import examine
 
     found = examine(find_root())

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_data.html.md"""
 # %% auto #0
 __all__ = ['tables_app', 'contract_app', 'tables_list', 'tables_show', 'lineage', 'contract_infer', 'contract_check', 'sample']
 
-# %% ../nbs/16_cli_data.ipynb #c6929dc9
+# %% ../nbs/16_cli_data.ipynb #233898fa
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .cli_app import DATA, AsJson, Env, app, open_store, print_json, read_ledger
+from .cli_app import DATA, AsJson, Env, PipelineName, app, open_store, read_ledger, show
+from .cli_complete import runs as run_names
+from .cli_complete import tables as table_names
+from .cli_complete import workloads as workload_names
+from .cli_errors import print_json
 from .project import StoreError, find_root
 
 # %% ../nbs/16_cli_data.ipynb #3c2fbd13
@@ -30,16 +34,17 @@ class _Tables(TyperGroup):
 tables_app = typer.Typer(help="List tables and their versions, and say what changed.", cls=_Tables)
 app.add_typer(tables_app, name="tables", rich_help_panel=DATA)
 
-# %% ../nbs/16_cli_data.ipynb #865ed6a9
+# %% ../nbs/16_cli_data.ipynb #0c23612d
 @tables_app.command("list")
 def tables_list(
-    name: Annotated[str, typer.Argument(help="Table; all of them by default.")] = "",
+    name: Annotated[str, typer.Argument(help="Table; all of them by default.", autocompletion=table_names)] = "",
     last: Annotated[int, typer.Option(min=0, help="Versions of each that are shown, the newest; 0 for all.")] = 3,
     env: Env = None,
     as_json: AsJson = False,
 ) -> None:
     """List tables: their versions, rows, freshness, and the runs that made and used them.
 
+    mlops-kit tables
     mlops-kit tables gold
     """
     from mlops_kit.project import GraphError, nearest
@@ -48,20 +53,18 @@ def tables_list(
     runs, home = read_ledger(env)
     every = [version for version in list_versions(home, runs) if version["kind"] in ("table", "tables")]
     shown = [version for version in every if name in ("", version["name"])]
-    if as_json:
-        print_json({"tables": [plain_version(version, home) for version in shown]})
-    elif shown:
-        typer.echo(versions_text(shown, 0 if name else last))
-    elif not every:
-        typer.echo("no table yet: type mlops-kit run train")
     if name and not shown:
         raise GraphError(f"there is no table `{name}`", "command line", nearest(name, {v["name"] for v in every}))
+    if as_json:
+        print_json({"tables": [plain_version(version, home) for version in shown]})
+    else:
+        typer.echo(versions_text(shown, 0 if name else last) if shown else "no table yet: type mlops-kit run train")
 
-# %% ../nbs/16_cli_data.ipynb #c66d754d
+# %% ../nbs/16_cli_data.ipynb #935496c3
 @tables_app.command("show")
 def tables_show(
-    name: Annotated[str, typer.Argument(help="Table, or name@version.")],
-    run: Annotated[str, typer.Option(help="The version of this run.")] = "",
+    name: Annotated[str, typer.Argument(help="Table, or name@version.", autocompletion=table_names)],
+    run: Annotated[str, typer.Option(help="The version of this run.", autocompletion=run_names)] = "",
     version: Annotated[str, typer.Option(help="This version; the newest by default.")] = "",
     diff: Annotated[str, typer.Option(metavar="VERSION|RUN", help="Say what changed since this one.")] = "",
     env: Env = None,
@@ -69,6 +72,7 @@ def tables_show(
 ) -> None:
     """Describe a version of a table, or say what changed since another, by partition and column.
 
+    mlops-kit tables show gold
     mlops-kit tables show gold --diff a763ba65
     """
     from mlops_kit.versions import find_stored, find_version
@@ -111,10 +115,15 @@ def _show_version(found: dict, home: Path, as_json: bool) -> None:
     for folder in sorted(found["place"].glob("*/")) if found["place"] and not manifest else ():
         typer.echo(f"  {found['name']}/{folder.name}")
 
-# %% ../nbs/16_cli_data.ipynb #50101562
+# %% ../nbs/16_cli_data.ipynb #3ceb9836
 @app.command(rich_help_panel=DATA)
 def lineage(
-    what: Annotated[str, typer.Argument(help="Output, name@version or name@run; or a raw file, by path or sha256.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="Output, name@version or name@run; or a raw file, by path or sha256.", autocompletion=table_names
+        ),
+    ],
     back: Annotated[bool, typer.Option("--back", help="Only what it came from.")] = False,
     forward: Annotated[bool, typer.Option("--forward", help="Only what was made of it.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it.")] = None,
@@ -124,6 +133,7 @@ def lineage(
 ) -> None:
     """Walk to the raw files that something came from, hash them now, and on to what was made of it.
 
+    mlops-kit lineage model --back
     mlops-kit lineage gold --html lineage.html
     """
     from mlops_kit.lineage import lineage_text, walk
@@ -150,7 +160,7 @@ def _pictures(graph: dict, svg: Path | None, html: Path | None, env: str) -> Ite
         yield from [(svg, lineage_svg(graph))] if svg else []
         yield from [(html, lineage_page(graph, env))] if html else []
 
-# %% ../nbs/16_cli_data.ipynb #f2b3cb1d
+# %% ../nbs/16_cli_data.ipynb #cd8ac839
 contract_app = typer.Typer(help="Infer contracts, and check what a change breaks.", no_args_is_help=True)
 app.add_typer(contract_app, name="contract", rich_help_panel=DATA)
 
@@ -159,10 +169,12 @@ app.add_typer(contract_app, name="contract", rich_help_panel=DATA)
 def contract_infer(
     table: Annotated[str, typer.Argument(help="Table of bronze, or a path: a table, a CSV or a Parquet file.")],
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a contract for a table, for people to edit: paste it into the workload's notebook.
 
     mlops-kit contract infer planes
+    mlops-kit contract infer samples/bronze/planes
     """
     from mlops_kit.dataops.infer import infer_text
     from mlops_kit.project import nearest
@@ -172,36 +184,43 @@ def contract_infer(
     if not place.exists():
         known = [folder.name for folder in landed.glob("*/")]
         raise StoreError(f"there is no table `{table}`", str(landed), nearest(table, known))
-    typer.echo(infer_text(place, Path(table).stem))
+    text = infer_text(place, Path(table).stem)
+    show({"table": Path(table).stem, "contract": text}, text, as_json)
 
 
 @contract_app.command("check")
 def contract_check(
-    workload: Annotated[str, typer.Argument(help="Workload whose contracts are checked.")],
+    workload: Annotated[
+        str, typer.Argument(help="Workload whose contracts are checked.", autocompletion=workload_names)
+    ],
     rev: Annotated[str, typer.Option(help="Commit to compare with.")] = "HEAD",
     accept: Annotated[bool, typer.Option("--accept", help="Exit with 0 also when readers break.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the contracts with the committed ones, and name what breaks who reads the tables.
 
+    mlops-kit contract check flights
     mlops-kit contract check flights --rev main
     """
     from mlops_kit.dataops.contract_check import check_text
 
     text, code = check_text(workload, rev, accept)
-    typer.echo(text)
+    show({"workload": workload, "breaks": code != 0, "changes": text.splitlines()}, text, as_json)
     raise typer.Exit(code)
 
-# %% ../nbs/16_cli_data.ipynb #50406f63
+# %% ../nbs/16_cli_data.ipynb #fe5bc4f9
 @app.command(rich_help_panel=DATA)
 def sample(
-    pipeline: Annotated[str, typer.Argument(help="Pipeline from the sources to a model.")] = "train",
+    pipeline: PipelineName = "train",
     out: Annotated[Path, typer.Option(help="Folder to write, relative to the project.")] = Path("samples"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail when the samples are not what would be made.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the small inputs that notebooks and tests run on, from the real tables.
 
+    mlops-kit sample
     mlops-kit sample --check
     """
     import tempfile
@@ -210,8 +229,8 @@ def sample(
 
     root = find_root()
     if not check:
-        for place in make_samples(root, pipeline, out):
-            typer.echo(place)
+        made = [*map(str, make_samples(root, pipeline, out))]
+        show({"made": made}, "\n".join(made), as_json)
         return
     with tempfile.TemporaryDirectory() as folder:
         make_samples(root, pipeline, Path(folder))
@@ -222,4 +241,4 @@ def sample(
             str(root / out),
             "Type mlops-kit sample, look at the change, and commit it.",
         )
-    typer.echo("the samples are what is made now")
+    show({"same": True}, "the samples are what is made now", as_json)

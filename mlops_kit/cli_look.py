@@ -7,16 +7,29 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_look.html.md"""
 # %% auto #0
 __all__ = ['status', 'report', 'logs', 'note', 'compare']
 
-# %% ../nbs/16_cli_look.ipynb #a7f94a09
+# %% ../nbs/16_cli_look.ipynb #c0115fa6
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_app import LOOK, AsJson, Env, app, count_steps, open_store, print_json, read_kit, read_ledger
+from mlops_kit.cli_app import (
+    LOOK,
+    AsJson,
+    Env,
+    RunName,
+    StepName,
+    app,
+    count_steps,
+    open_store,
+    read_kit,
+    read_ledger,
+    show,
+)
+from .cli_errors import print_json
 from .project import StoreError, find_root
 
-# %% ../nbs/16_cli_look.ipynb #6e3af800
+# %% ../nbs/16_cli_look.ipynb #deafc633
 @app.command(rich_help_panel=LOOK)
 def status(
     last: Annotated[int, typer.Option(help="Number of runs.")] = 10,
@@ -26,6 +39,7 @@ def status(
     """List the last runs.
 
     mlops-kit status --last 3
+    mlops-kit status --env prod --json
     """
     runs, _ = read_ledger(env)
     if as_json:
@@ -39,7 +53,7 @@ def status(
     if not runs:
         typer.echo("no run yet: type mlops-kit run train")
 
-# %% ../nbs/16_cli_look.ipynb #8a05d35f
+# %% ../nbs/16_cli_look.ipynb #ae0e8e75
 @app.command(rich_help_panel=LOOK)
 def report(
     name: Annotated[
@@ -67,15 +81,15 @@ def report(
 
 @app.command(rich_help_panel=LOOK)
 def logs(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name; `last` for the last one.")
-    ],
-    step: Annotated[str, typer.Argument(help="Step.")],
+    name: RunName,
+    step: StepName,
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print what a step printed.
 
     mlops-kit logs last train
+    mlops-kit logs 20260102-0304 clean --env prod
     """
     from mlops_kit.ledger import find_run
     from mlops_kit.project import nearest
@@ -89,19 +103,16 @@ def logs(
             raise StoreError(f"step `{step}` is not part of run {done['run']}", "ledger", nearest(step, ran))
         ran[step] = {"step": folders[step], "made_by": None}
     file = home / (ran[step]["made_by"] or done["run"]) / ran[step]["step"] / "log.txt"
-    typer.echo(
-        file.read_text(encoding="utf-8") if file.exists() else f"{ran[step]['step']} did not start in this run",
-        nl=False,
-    )
+    text = file.read_text(encoding="utf-8") if file.exists() else f"{ran[step]['step']} did not start in this run\n"
+    show({"run": done["run"], "step": ran[step]["step"], "log": text}, text.removesuffix("\n"), as_json)
 
-# %% ../nbs/16_cli_look.ipynb #4a704dd3
+# %% ../nbs/16_cli_look.ipynb #1bd38b7d
 @app.command(rich_help_panel=LOOK)
 def note(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name; `last`, `last~1` before it.")
-    ],
+    name: RunName,
     text: Annotated[str, typer.Argument(help="Why it was made, what was learnt.")],
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Leave a note on a run: status, report, comparison and MLflow show it.
 
@@ -116,7 +127,7 @@ def note(
     runs, home = read_ledger(env)
     done = ledger.find_run(runs, name)
     ledger.append(home / "ledger.jsonl", "note", run=done["run"], text=text.strip())
-    typer.echo(f"noted on {done['run']}")
+    show({"run": done["run"], "note": text.strip()}, f"noted on {done['run']}", as_json)
     runs, _ = read_ledger(env)
     if (home / done["run"] / "report.html").exists():
         write_report(runs, done["run"], home)
@@ -134,14 +145,15 @@ def _track_note(run: dict, env: str | None) -> None:
 
 @app.command(rich_help_panel=LOOK)
 def compare(
-    old: Annotated[str, typer.Argument(metavar="RUN", help="Run, or the beginning of its name.")] = "last~1",
-    new: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with it.")] = "last",
+    old: RunName = "last~1",
+    new: RunName = "last",
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
     env: Env = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: parameters, data, code, metrics, gates, and what a gain has cost.
 
+    mlops-kit compare
     mlops-kit compare last~1 last --html comparison.html
     """
     from mlops_kit.comparison import compare_runs, comparison_text

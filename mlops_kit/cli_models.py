@@ -7,16 +7,16 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_models.html.md"""
 # %% auto #0
 __all__ = ['Version', 'models', 'approve', 'promote']
 
-# %% ../nbs/16_cli_models.ipynb #6f205f68
+# %% ../nbs/16_cli_models.ipynb #5decd60f
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli_app import MODELS, AsJson, Env, app, open_store, print_json, read_kit
+from .cli_app import MODELS, AsJson, Env, app, open_store, read_kit, show
 from .project import find_root
 
-# %% ../nbs/16_cli_models.ipynb #b5c64a18
+# %% ../nbs/16_cli_models.ipynb #c8e89f24
 def _registry(env: str | None) -> tuple[Path, str, dict[str, Any]]:  # Home, MLflow registry, the kit's settings
     from mlops_kit.probes import tracking_uri
     from mlops_kit.runner import set_environment
@@ -37,19 +37,17 @@ def models(
 ) -> None:
     """List registered models: versions, aliases, the run of each, its metric, and who approved it.
 
-    mlops-kit models flights
+    mlops-kit models
+    mlops-kit models flights --json
     """
     from mlops_kit.ledger import read_events
     from mlops_kit.registry import list_models, models_text
 
     home, uri, _ = _registry(env)
     found = list_models(uri, read_events(home / "ledger.jsonl"), model)
-    if as_json:
-        print_json({"models": found})
-    else:
-        typer.echo(models_text(found))
+    show({"models": found}, models_text(found), as_json)
 
-# %% ../nbs/16_cli_models.ipynb #7017ad35
+# %% ../nbs/16_cli_models.ipynb #1e145122
 @app.command(rich_help_panel=MODELS)
 def approve(
     model: Annotated[str, typer.Argument(help="Registered model.")],
@@ -67,10 +65,7 @@ def approve(
 
     home, uri, _ = _registry(env)
     said = decide(home, uri, model, by, why, version)
-    if as_json:
-        print_json(said)
-    else:
-        typer.echo(f"{said['by']} approved version {said['version']} of {model}")
+    show(said, f"{said['by']} approved version {said['version']} of {model}", as_json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -82,15 +77,13 @@ def promote(
 ) -> None:
     """Make a version the champion, and record the one before it.
 
+    mlops-kit promote flights
     mlops-kit promote flights --version 3
     """
     from mlops_kit.registry import promote as decide
 
     home, uri, kit = _registry(env)
     said = decide(home, uri, model, version, approval=kit["env"].value in kit["approval"].value)
-    if as_json:
-        print_json(said)
-    else:
-        before = f", in place of version {said['predecessor']}" if said["predecessor"] else ""
-        now = "is now" if said["changed"] else "was already"
-        typer.echo(f"version {said['version']} of {model} {now} champion{before}")
+    before = f", in place of version {said['predecessor']}" if said["predecessor"] else ""
+    now = "is now" if said["changed"] else "was already"
+    show(said, f"version {said['version']} of {model} {now} champion{before}", as_json)

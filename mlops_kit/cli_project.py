@@ -8,4 +8,4 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_project.html.md"""
 __all__ = []
 
 # %% ../nbs/16_cli_project.ipynb #d879ad6a
-from .cli_app import PROJECT, app  # noqa: F401
+from .cli_app import PROJECT, app

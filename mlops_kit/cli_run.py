@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_run.html.md"""
 # %% auto #0
 __all__ = ['parse_given', 'run', 'reproduce', 'compile_command']
 
-# %% ../nbs/16_cli_run.ipynb #862990e0
+# %% ../nbs/16_cli_run.ipynb #647d8124
 import contextlib
 import os
 import sys
@@ -23,15 +23,16 @@ from mlops_kit.cli_app import (
     AsJson,
     Env,
     Given,
+    PipelineName,
     app,
     count_steps,
-    error_parts,
     open_store,
-    print_json,
     read_kit,
     read_ledger,
-    say,
+    show,
 )
+from .cli_complete import steps as step_names
+from .cli_errors import error_parts, print_json, say
 from .project import StepError, find_root
 
 # %% ../nbs/16_cli_run.ipynb #fe30fcd6
@@ -49,7 +50,7 @@ def parse_given(
         found[key.strip()] = value
     return found
 
-# %% ../nbs/16_cli_run.ipynb #5c97d962
+# %% ../nbs/16_cli_run.ipynb #9e574e36
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[..., None]]:
     "Say what becomes of each step; where a person watches, the last line shows what runs now, and for how long."
@@ -57,7 +58,7 @@ def _progress() -> Iterator[Callable[..., None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console, running = Console(stderr=True, highlight=False), {}
-    columns, quiet = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()), not console.is_terminal
+    columns, quiet = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()), not sys.stderr.isatty()
     with Progress(*columns, console=console, transient=True, disable=quiet) as shown:
 
         def tell(step: str, status: str, reason: str = "") -> None:
@@ -78,16 +79,17 @@ def _line(step: str, status: str, reason: str) -> Any:  # rich Text
     line.rstrip()
     return line
 
-# %% ../nbs/16_cli_run.ipynb #96268dc2
+# %% ../nbs/16_cli_run.ipynb #4c476a81
 @app.command(rich_help_panel=RUN)
 def run(
-    pipeline: Annotated[str, typer.Argument(help="Pipeline of settings.ini.")] = "train",
+    pipeline: PipelineName = "train",
     env: Env = None,
     given: Given = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="First step; what lies before it comes from the store.")
+        str | None,
+        typer.Option("--from", help="First step; what lies before it comes from the store.", autocompletion=step_names),
     ] = None,
-    stop: Annotated[str | None, typer.Option("--until", help="Last step.")] = None,
+    stop: Annotated[str | None, typer.Option("--until", help="Last step.", autocompletion=step_names)] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Steps at the same time.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run every step, also when its result is stored.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which steps would run, and why.")] = False,
@@ -96,7 +98,9 @@ def run(
 ) -> None:
     """Run a pipeline: only the steps whose code, parameters, inputs or runtime changed.
 
-    mlops-kit run train -p train.trials=20 --env prod
+    mlops-kit run train
+    mlops-kit run train --dry-run
+    mlops-kit run train -p tune.trials=20 --env prod
     """
     from mlops_kit.runner import plan, prepare, run_pipeline
 
@@ -161,7 +165,7 @@ def _run_code(status: str, kind: str, untracked: bool) -> int:
         return {"GateFailed": 3, "StoreError": 4}.get(kind, 1)
     return 4 if untracked else 0
 
-# %% ../nbs/16_cli_run.ipynb #d624c6ed
+# %% ../nbs/16_cli_run.ipynb #940fad79
 @app.command(rich_help_panel=RUN)
 def reproduce(
     model: Annotated[str, typer.Argument(help="Registered model, MODEL@ALIAS or MODEL/VERSION; or a run.")],
@@ -176,6 +180,7 @@ def reproduce(
     """Train a model again from stored code, data and lock, and compare bit for bit.
 
     mlops-kit reproduce flights@champion
+    mlops-kit reproduce last --output gold --from-data
     """
     import shutil
 
@@ -202,14 +207,15 @@ def reproduce(
     if not found["identical"]:
         raise typer.Exit(1)
 
-# %% ../nbs/16_cli_run.ipynb #fedc2fe2
+# %% ../nbs/16_cli_run.ipynb #9991b8e8
 @app.command("compile", rich_help_panel=RUN)
 def compile_command(
-    pipeline: Annotated[str, typer.Argument(help="Pipeline of settings.ini.")],
+    pipeline: PipelineName,
     to: Annotated[str, typer.Option(help="Target: azureml.")] = "azureml",
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("compiled"),
     env: Env = None,
     given: Given = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a pipeline for another engine.
 
@@ -223,5 +229,5 @@ def compile_command(
     from mlops_kit.azure.components import compile_pipeline
 
     found, _ = prepare(find_root(), pipeline, env, parse_given(given))
-    for file in compile_pipeline(found, out):
-        typer.echo(file)
+    files = compile_pipeline(found, out)
+    show({"files": files}, "\n".join(map(str, files)), as_json)

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_steps.html.md"""
 # %% auto #0
 __all__ = ['graph', 'steps', 'settings']
 
-# %% ../nbs/16_cli_steps.ipynb #674589f0
+# %% ../nbs/16_cli_steps.ipynb #31da0346
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,18 +15,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_app import LOOK, AsJson, Env, app, print_json
+from .cli_app import LOOK, AsJson, Env, PipelineName, StepName, app, show
+from .cli_errors import print_json
 from .project import find_root
 
-# %% ../nbs/16_cli_steps.ipynb #c21deb3e
+# %% ../nbs/16_cli_steps.ipynb #db9e72ee
 @app.command(rich_help_panel=LOOK)
 def graph(
-    pipeline: Annotated[str | None, typer.Argument(help="Pipeline; all of them by default.")] = None,
+    pipeline: PipelineName = "",
     env: Env = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Write Mermaid.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the graph that inputs and outputs imply.
 
+    mlops-kit graph
     mlops-kit graph train --mermaid
     """
     from mlops_kit.graph import graph_mermaid, graph_text
@@ -34,19 +37,25 @@ def graph(
     from mlops_kit.settings import read_settings
 
     root = find_root()
+    write = graph_mermaid if mermaid else graph_text
+    drawn: dict[str, Any] = {}
     for name in [pipeline] if pipeline else read_settings(root).of("pipeline"):
         found, _ = prepare(root, name, env)
-        typer.echo((graph_mermaid if mermaid else graph_text)(found))
+        edges = [[source.name, step, edge] for (step, edge), source in found.sources.items() if source.kind == "step"]
+        drawn[name] = {"steps": [step.name for step in found.order], "edges": edges, "text": write(found)}
+    show({"pipelines": drawn}, "\n".join(graph["text"] for graph in drawn.values()), as_json)
 
-# %% ../nbs/16_cli_steps.ipynb #c7decf59
+# %% ../nbs/16_cli_steps.ipynb #77be3903
 @app.command(rich_help_panel=LOOK)
 def steps(
-    name: Annotated[str | None, typer.Argument(help="Step; all of them by default.")] = None,
+    name: StepName = "",
     as_json: AsJson = False,
 ) -> None:
     """Describe steps: what they read, what they make, and their typed parameters.
 
+    mlops-kit steps
     mlops-kit steps train
+    mlops-kit steps training.tune --json
     """
     from mlops_kit.notebooks import find_step, find_steps
 
@@ -74,12 +83,13 @@ def steps(
 
 @app.command(rich_help_panel=LOOK)
 def settings(
-    pipeline: Annotated[str | None, typer.Argument(help="Pipeline; all of them by default.")] = None,
+    pipeline: PipelineName = "",
     env: Env = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the effective settings, and where each value came from.
 
+    mlops-kit settings train
     mlops-kit settings --env prod
     """
     told = _effective(find_root(), pipeline, env)
@@ -93,7 +103,7 @@ def settings(
             typer.echo(f"    {key:<16} {json.dumps(value.value):<34} {value.origin}")
 
 
-def _effective(root: Path, pipeline: str | None, env: str | None) -> dict[str, dict[str, Any]]:
+def _effective(root: Path, pipeline: str, env: str | None) -> dict[str, dict[str, Any]]:
     from mlops_kit.notebooks import find_steps
     from mlops_kit.settings import bind_pipeline, check_environment, check_settings, kit_settings, read_settings
 
