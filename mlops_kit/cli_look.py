@@ -56,25 +56,31 @@ def status(
 # %% ../nbs/16_cli_look.ipynb #ae0e8e75
 @app.command(rich_help_panel=LOOK)
 def report(
-    name: Annotated[
-        str | None, typer.Argument(help="Run, or the beginning of its name; the last one by default.")
-    ] = None,
+    name: RunName = "",
     env: Env = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the path of a run's report, or open it.
+    """Write the index of all runs, or with RUN the report of one, and print its path or open it.
 
     mlops-kit report --open
+    mlops-kit report last --open
+    mlops-kit report 20260102-0304 --env prod
     """
+    from mlops_kit.evidence import write_report
     from mlops_kit.ledger import find_run
+    from mlops_kit.run_index import write_index
 
     runs, home = read_ledger(env)
-    file = home / find_run(runs, name)["run"] / "report.html"
-    if not file.exists():
-        from mlops_kit.evidence import write_report
-
-        file = write_report(runs, find_run(runs, name)["run"], home)
-    typer.echo(file)
+    if name:
+        run = find_run(runs, name)["run"]
+        file = home / run / "report.html"
+        file = file if file.exists() else write_report(runs, run, home)
+    else:
+        file = write_index(home.parent)
+        again = "mlops-kit report last --open" if runs else "mlops-kit run train"
+        typer.echo(f"all runs; for one{'' if runs else ', of which there is none yet,'} type {again}", err=True)
+    show({"report": file}, file, as_json)
     if open_it:
         typer.launch(file.as_uri())
 
