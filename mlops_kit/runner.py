@@ -747,12 +747,17 @@ def _remember(run: Run) -> None:
 
 
 def _conclude(run: Run, status: str) -> dict:
-    from mlops_kit.evidence import write_report
+    from mlops_kit.evidence import write_pages, write_report
+    from mlops_kit.run_index import add_to_index
 
     runs = ledger.read_runs(run.ledger)
     done = ledger.find_run(runs, run.name)
+    moved = status != "interrupted" and {"executed", "failed"} & set(run.state.values())
+    if moved:
+        write_pages(runs, run.name, run.store.home)
     done["report"] = str(write_report(runs, run.name, run.store.home))
-    if status != "interrupted" and {"executed", "failed"} & set(run.state.values()):
+    add_to_index(done, run.store.home)
+    if moved:
         from mlops_kit.openlineage import emit
         from mlops_kit.tracking import track
 
