@@ -46,7 +46,7 @@ def read_summary(
         remedy = "Write it with `mlops-kit summary --json`, or leave --against out."
         raise StoreError(f"the summary cannot be read: {error!r}", str(file), remedy) from None
 
-# %% ../nbs/29_summary.ipynb #7c5886da
+# %% ../nbs/29_summary.ipynb #6ca6a79f
 def _cell(text: Any) -> str:
     return " ".join(str(text).replace("|", "\\|").split())
 
@@ -69,10 +69,14 @@ def gates_table(
     "Show the gates, failed ones first."
     if not gates:
         return "No gate was judged.\n"
-    ordered = sorted(gates, key=lambda gate: bool(gate["passed"]))
-    marks = {True: "✅ passed", False: "❌ failed"}
-    rows = [[marks[bool(g["passed"])], g["step"], g["name"], number(g["value"]), _bar(g)] for g in ordered]
-    return _table("result|step|gate|value|bar", rows, 3)
+    failed, passed = ([gate for gate in gates if bool(gate["passed"]) == wanted] for wanted in (False, True))
+    few = _table("gate that failed|step|value|bar", [_gate(gate) for gate in failed], 2) if failed else ""
+    rest = _table("gate|step|value|bar", [_gate(gate) for gate in passed], 2)
+    return f"{few}\n<details><summary>{len(passed)} of {len(gates)} gates passed</summary>\n\n{rest}\n</details>\n"
+
+
+def _gate(gate: dict) -> list[str]:
+    return [f"{'✅' if gate['passed'] else '❌'} {gate['name']}", gate["step"], number(gate["value"]), _bar(gate)]
 
 # %% ../nbs/29_summary.ipynb #2e66fd11
 def metrics_table(
