@@ -6,13 +6,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/infer.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'MOST_VALUES', 'OFTEN', 'MOST_COLUMNS', 'LEAST_ROWS', 'TOGETHER', 'MOST_ORDERS', 'PERSONAL', 'Found',
-           'find_type', 'find_range', 'find_pattern', 'find_keys', 'find_orders', 'infer_contract', 'read_any',
-           'infer_text']
+           'find_type', 'find_range', 'find_pattern', 'find_keys', 'find_orders', 'write_code', 'sounds_personal',
+           'infer_contract', 'read_any', 'infer_text']
 
-# %% ../../nbs/dataops/infer.ipynb #08ced4b7
+# %% ../../nbs/dataops/infer.ipynb #767197b6
 import json
 import math
 import re
+from collections.abc import Sequence
 from itertools import combinations, groupby, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,16 +198,18 @@ def find_orders(
     pairs = [pair for names in kinds.values() for pair in permutations(names, 2)]
     return [pair for pair in pairs if _keeps_order(rows.select(pair).drop_nulls())][:MOST_ORDERS]
 
-# %% ../../nbs/dataops/infer.ipynb #6abee4b0
+# %% ../../nbs/dataops/infer.ipynb #b59ed3bc
 PERSONAL = r"(^|_)(name|surname|forename|e?mail|phone|tel|mobile|birth|born|dob|ssn|street|address|passport)(_|$)"
 
 
-def _code(value: Any) -> str:
+def write_code(
+    value: Any,  # Text, number, list or dictionary
+) -> str:  # Python
     "Write a value as code, in double quotes."
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_code(key)}: {_code(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{write_code(key)}: {write_code(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_code, value))}]"
+        return f"[{', '.join(map(write_code, value))}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
@@ -223,24 +226,31 @@ def _checks(found: Found, personal: bool) -> list[str]:
     counts = known.value_counts()["count"]
     if 2 <= len(counts) <= min(MOST_VALUES, len(known) / 2):
         rare = "" if counts.min() >= OFTEN else ", raise_warning=True"  # type: ignore[operator]
-        return [f"pa.Check.isin({_code(sorted(known.unique().to_list()))}{rare})"]
+        return [f"pa.Check.isin({write_code(sorted(known.unique().to_list()))}{rare})"]
     pattern = find_pattern(known)
-    return [f"pa.Check.str_matches({_code(pattern)})"] if pattern else []
+    return [f"pa.Check.str_matches({write_code(pattern)})"] if pattern else []
 
-# %% ../../nbs/dataops/infer.ipynb #009632a7
-def _write_column(found: Found) -> str:
-    personal = bool(re.search(PERSONAL, found.values.name.lower()))
+# %% ../../nbs/dataops/infer.ipynb #bc071aa3
+def sounds_personal(
+    name: str,  # Column
+) -> bool:
+    "Tell whether a column's name sounds like a person's."
+    return bool(re.search(PERSONAL, name.lower()))
+
+
+def _write_column(found: Found, empty: bool) -> str:
+    personal = sounds_personal(found.values.name)
     words = dict(found.words)
     if found.values.dtype.is_numeric() or found.values.dtype.is_temporal():
         words["unit"] = "to be said"
     if personal:
         words["personal"] = True
-    parts = [found.kind, *_checks(found, personal), "nullable=True" if found.values.null_count() else ""]
-    parts += ['description="to be said: meaning"', f"metadata={_code(words)}" if words else ""]
+    parts = [found.kind, *_checks(found, personal), "nullable=True" if empty or found.values.null_count() else ""]
+    parts += ['description="to be said: meaning"', f"metadata={write_code(words)}" if words else ""]
     lines = "".join(f"            {part},\n" for part in parts if part)
-    return f"        {_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
+    return f"        {write_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
 
-# %% ../../nbs/dataops/infer.ipynb #4f6d6a4f
+# %% ../../nbs/dataops/infer.ipynb #1a30e038
 _TEXT = """{imports}
 {variable} = pa.DataFrameSchema(
     {{
@@ -260,32 +270,35 @@ def _write_imports(polars: bool, holds: bool) -> str:
     return "".join(f"{line}\n" for line in dict.fromkeys(lines) if line or holds)
 
 
-def _write_keys(rows: pl.DataFrame) -> str:
-    first, *others = [f"unique={_code(key)}" for key in find_keys(rows)] or [""]
-    wanted = f"    {first},\n" if first else "    # to be said: unique=[...]; no three columns tell all rows apart\n"
+def _write_keys(rows: pl.DataFrame, key: list[str] | None) -> str:
+    keys = find_keys(rows) if key is None else [key] if key else []
+    first, *others = [f"unique={write_code(key)}" for key in keys] or [""]
+    wanted = f"    {first},\n" if first else "    # to be said: unique=[...]; no column is known to tell all rows apart\n"
     return wanted + "".join(f"    # or {other}\n" for other in others[:2])
 
-# %% ../../nbs/dataops/infer.ipynb #457432a9
+# %% ../../nbs/dataops/infer.ipynb #730bdfcb
 def infer_contract(
     table: pl.DataFrame,  # Rows as they landed
     name: str,  # Name of the table, and of the variable
+    key: list[str] | None = None,  # Columns that tell rows apart; None looks for them, an empty list has none
+    nullable: Sequence[str] = (),  # Columns that may be empty although they are not
 ) -> str:  # Text of a notebook cell that defines the contract
     "Write a first contract for a table."
     if table.is_empty():
         raise StepError(f"table `{name}` has no row to infer a contract from", name, "Land some rows first.")
     found = [find_type(column) for column in table.iter_columns()]
     rows = pl.DataFrame([each.values for each in found])
-    orders = [(a, b, _code(f"{a} is at most {b}")) for a, b in find_orders(rows)]
-    columns = "".join(map(_write_column, found))
+    orders = [(a, b, write_code(f"{a} is at most {b}")) for a, b in find_orders(rows)]
+    columns = "".join(_write_column(each, each.values.name in nullable) for each in found)
     return _TEXT.format(
         imports=_write_imports("pl." in columns or bool(orders), bool(orders)),
         variable=re.sub(r"\W", "_", name),
         columns=columns,
         orders="".join(
-            f"        # holds(pl.col({_code(a)}) <= pl.col({_code(b)}), {rule}),\n" for a, b, rule in orders
+            f"        # holds(pl.col({write_code(a)}) <= pl.col({write_code(b)}), {rule}),\n" for a, b, rule in orders
         ),
-        keys=_write_keys(rows),
-        name=_code(name),
+        keys=_write_keys(rows, key),
+        name=write_code(name),
     )
 
 # %% ../../nbs/dataops/infer.ipynb #161f0aea
