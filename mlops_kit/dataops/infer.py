@@ -256,12 +256,12 @@ def _checks(found: Found, personal: bool) -> list[str]:
     pattern = find_pattern(known)
     return [f"pa.Check.str_matches({write_code(pattern)})"] if pattern else []
 
-# %% ../../nbs/dataops/infer.ipynb #34d89f0b
+# %% ../../nbs/dataops/infer.ipynb #b744972c
 def sounds_personal(
     name: str,  # Column
 ) -> bool:
     "Tell whether a column's name sounds like a person's."
-    return bool(re.search(PERSONAL, name.lower()))
+    return bool(re.search(PERSONAL, re.sub(r"\W+", "_", name.lower())))
 
 
 def _write_column(found: Found, empty: bool) -> str:

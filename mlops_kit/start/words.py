@@ -93,7 +93,7 @@ def write_setting(
             return value
     return json.dumps(value, ensure_ascii=False)
 
-# %% ../../nbs/start/words.ipynb #c2b7d590
+# %% ../../nbs/start/words.ipynb #718f1e28
 def project_words(
     name: str,  # Name of the project
     found: "Findings",
@@ -109,7 +109,7 @@ def project_words(
         "rows": reading.total,
         "said": list(reading.said),
         "columns": {column: about.role for column, about in found.columns.items()},
-        "source": {key: write_setting(value) for key, value in source.items()},
+        "source": source,
         "personal": personal,
         "contract": write_contract(found),
         "planted": plant(found),
