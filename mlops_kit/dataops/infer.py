@@ -91,7 +91,7 @@ def _read_text(values: pl.Series, decimal: str) -> Found:
     code = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19,}$)").any()
     numbers = [*_DOT[:1], *_COMMA, *_DOT] if decimal == "," else [*_DOT, *_COMMA]
     few = text.head(1_000)
-    for kind, words in ([] if code else [*numbers, ("bool", {})]):
+    for kind, words in [] if code else [*numbers, ("bool", {})]:
         if _try(few, kind, **words) and (found := _try(values, kind, **words)):
             return found
     digits = text.str.contains(r"^[0-9].*[-/.].*[0-9]").all()

@@ -48,7 +48,9 @@ def format_of(
     found = [FORMAT_OF[suffix] for suffix in suffixes[-2:] if suffix in FORMAT_OF]
     if source.format or found:
         return source.format or found[-1]
-    raise refuse(source, f"the name says no format: {name}", name, "Add `format = csv`, or parquet, jsonl, json, excel.")
+    raise refuse(
+        source, f"the name says no format: {name}", name, "Add `format = csv`, or parquet, jsonl, json, excel."
+    )
 
 
 def check_columns(
@@ -223,7 +225,9 @@ def stream_csv(
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    header = _header(source, codecs.decode(stream.read(BLOCK), source.encoding, "replace").removeprefix("\ufeff"), where)
+    header = _header(
+        source, codecs.decode(stream.read(BLOCK), source.encoding, "replace").removeprefix("\ufeff"), where
+    )
     stream.seek(0)
     try:
         names = [str(number) for number in range(len(header))]
@@ -330,7 +334,7 @@ def read_jsonl(
     check_columns(source, rows.columns, where)
     return rows
 
-# %% ../../nbs/dataops/source_formats.ipynb #a9e9632b
+# %% ../../nbs/dataops/source_formats.ipynb #839b4dcb
 def _cells(source: Source, content: bytes, where: str) -> "pl.DataFrame":  # Rows of text, the header among them
     import fastexcel
     import polars as pl
@@ -360,7 +364,7 @@ def read_excel(
     if not len(rows):
         raise refuse(source, "the sheet is empty: not even a header", where, "Name another with `sheet`.")
     rows = rows.select(column for column in rows.iter_columns() if column.null_count() < len(rows))
-    header = [name or "" for name in rows.row(0)]
+    header = [name or f"column_{number}" for number, name in enumerate(rows.row(0))]
     check_header(source, header, where)
     check_columns(source, header, where)
     rows = rows.slice(1).with_columns(pl.when(~pl.all().is_in(["", *source.null_values])).then(pl.all()))

@@ -473,7 +473,9 @@ def read_data(
     if address and len(data) > 1:
         raise SettingsError("a database comes alone", where, "Give one address, or files.")
     if query and not address:
-        raise SettingsError("a query needs a database", where, "Give its address: sqlite:///FILE or DIALECT://HOST/NAME.")
+        raise SettingsError(
+            "a query needs a database", where, "Give its address: sqlite:///FILE or DIALECT://HOST/NAME."
+        )
     found = read_database(address, query) if address else read_files(data)
     _check_rows(found, where)
     if len(found.rows) < found.total:
