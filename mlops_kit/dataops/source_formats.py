@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/source_formats.html.md"""
 __all__ = ['FORMAT_OF', 'BLOCK', 'READERS', 'format_of', 'check_columns', 'decompress', 'check_header', 'read_csv', 'stream_csv',
            'read_parquet', 'to_rows', 'load_json', 'read_json', 'read_jsonl', 'read_excel']
 
-# %% ../../nbs/dataops/source_formats.ipynb #0f272150
+# %% ../../nbs/dataops/source_formats.ipynb #59c9d5cf
 import codecs
 import contextlib
 import csv
@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .source_settings import Source, check_source, refuse
@@ -142,16 +142,16 @@ def _header(source: Source, text: str, where: str) -> list[str]:
     check_header(source, header, where)
     return header
 
-# %% ../../nbs/dataops/source_formats.ipynb #27d1660f
+# %% ../../nbs/dataops/source_formats.ipynb #addfb8a8
 _END = "\x1fend\x1f"
 
 
-def _options(source: Source, names: list[str], block: int, encoding: str = "utf-8") -> dict[str, Any]:
+def _options(source: Source, names: list[str], block: int, **reading: Any) -> dict[str, Any]:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
     return {
-        "read_options": arrow.ReadOptions(column_names=names, block_size=block, encoding=encoding),
+        "read_options": arrow.ReadOptions(column_names=names, block_size=block, **reading),
         "parse_options": arrow.ParseOptions(delimiter=source.separator, newlines_in_values=True),
         "convert_options": arrow.ConvertOptions(
             column_types=dict.fromkeys(names, pa.large_string()),
@@ -211,32 +211,36 @@ def read_csv(
         _blame(source, text, len(header), where, fault)
     return pl.DataFrame(table.rename_columns(header))
 
-# %% ../../nbs/dataops/source_formats.ipynb #0df4524b
+# %% ../../nbs/dataops/source_formats.ipynb #73bd3e9e
 BLOCK = 1 << 22  # Bytes of CSV that are read at a time
+_NATIVE = {"utf-8", "ascii"}  # Read by Arrow without Python's help
 
 
 def stream_csv(
     source: Source,
-    stream: Any,  # Open file of bytes, unpacked
-    where: str,  # File
+    file: Path,
 ) -> Iterator["pl.DataFrame"]:  # Rows in pieces, every column text
-    "Read CSV of any size as it came."
+    "Read a CSV file of any size as it came."
     import polars as pl
     import pyarrow as pa
+    from fsspec.implementations.local import LocalFileSystem
     from pyarrow import csv as arrow
 
-    header = _header(
-        source, codecs.decode(stream.read(BLOCK), source.encoding, "replace").removeprefix("\ufeff"), where
-    )
-    stream.seek(0)
+    opened = LocalFileSystem().open(str(file), "rb", compression="infer")
+    text = codecs.decode(opened.read(BLOCK), source.encoding, "replace").removeprefix("\ufeff")
+    header = _header(source, text, file.name)
+    opened.seek(0)
+    names = [str(number) for number in range(len(header))]
+    native = source.encoding in _NATIVE and file.suffix != ".xz" and file.suffix != ".zip"
+    options = _options(source, names, BLOCK, encoding=source.encoding, use_threads=False)
     try:
-        names = [str(number) for number in range(len(header))]
-        pieces = arrow.open_csv(stream, **_options(source, names, BLOCK, source.encoding))
+        pieces = arrow.open_csv(str(file) if native else opened, **options, memory_pool=pa.system_memory_pool())
         for number, piece in enumerate(pieces):
             rows = pl.DataFrame(pa.Table.from_batches([piece]).rename_columns(header))
             yield rows if number else rows.slice(1)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise refuse(source, f"this is no CSV: {error}", where, "Mend that row, or have the file sent again.") from None
+        what = f"this is no CSV: {error}"
+        raise refuse(source, what, file.name, "Mend that row, or have the file sent again.") from None
 
 # %% ../../nbs/dataops/source_formats.ipynb #9d76fcc7
 def read_parquet(

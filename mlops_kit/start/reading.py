@@ -10,12 +10,13 @@ __all__ = ['MOST_READ', 'MOST_CELLS', 'FEWEST_ROWS', 'MOST_COLUMNS', 'HEAD', 'SE
            'find_encoding', 'find_null_words', 'draw_rows', 'Place', 'describe_file', 'stream_file', 'name_table',
            'find_pattern', 'to_settings', 'read_files', 'hide_password', 'read_database', 'read_data']
 
-# %% ../../nbs/start/reading.ipynb #c7e56ac9
+# %% ../../nbs/start/reading.ipynb #1d4f5789
 import codecs
 import contextlib
 import csv
 import glob
 import io
+import itertools
 import keyword
 import os
 import re
@@ -157,7 +158,7 @@ def find_encoding(
 def _single_byte(piece: bytes) -> str:
     return "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", piece) else "cp1252"
 
-# %% ../../nbs/start/reading.ipynb #0ba1ee03
+# %% ../../nbs/start/reading.ipynb #e35d96a3
 _NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|[+-]?inf(inity)?|0000-00-00.*)\s*$"
 _NUMBER = r"^\s*[+-]?([0-9][0-9.,:/ TZ-]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*$"
 MOST_WORDS = 3  # Different words that keep a column from being numbers
@@ -178,11 +179,11 @@ def find_null_words(
         rest = seen.filter(~pl.first().str.contains(_NOTHING))
         numbers = rest.filter(pl.first().str.contains(_NUMBER))
         others = rest.filter(~pl.first().str.contains(_NUMBER))[values.name]
-        few = len(others) <= MOST_WORDS and numbers["times"].sum() >= NUMBERS * rest["times"].sum()
+        few = len(others) <= MOST_WORDS and int(numbers["times"].sum()) >= NUMBERS * int(rest["times"].sum())
         (words if few and len(numbers) > 2 else texts).update(others)
     return sorted(words - texts)
 
-# %% ../../nbs/start/reading.ipynb #ae9ae9e7
+# %% ../../nbs/start/reading.ipynb #3cbbf8a5
 def draw_rows(
     pieces: Iterable[pl.DataFrame],  # The table in pieces
     most: int,  # Rows to draw
@@ -193,7 +194,8 @@ def draw_rows(
     for piece in pieces:
         drawn = random.random(len(piece))
         total += len(piece)
-        kept = pl.concat([kept, piece.filter(drawn < bar)], how="diagonal_relaxed")
+        chosen = piece.filter(drawn < bar).to_arrow(compat_level=pl.CompatLevel.oldest())
+        kept = pl.concat([kept, pl.DataFrame(chosen)], how="diagonal_relaxed")  # Copied: else the piece stays as well
         lots = np.concatenate([lots, drawn[drawn < bar]])
         if len(lots) > 2 * most:
             bar = np.partition(lots, most)[most]
@@ -234,7 +236,7 @@ def describe_file(
         words["separator"] = find_separator(head.decode(encoding, "replace").removeprefix("\ufeff"))
     return Place(file, kind, words, large)
 
-# %% ../../nbs/start/reading.ipynb #974a4de2
+# %% ../../nbs/start/reading.ipynb #2bcc3738
 def _stream_parquet(file: Path, source: Source) -> Iterator[pl.DataFrame]:
     import pyarrow as pa
     from pyarrow import parquet
@@ -256,8 +258,7 @@ def stream_file(
     if kind == "parquet":
         yield from _stream_parquet(file, source)
     elif place.large and kind == "csv":
-        with open_file(file) as stream:
-            yield from stream_csv(source, stream, file.name)
+        yield from stream_csv(source, file)
     elif place.large and kind == "jsonl":
         with open_file(file) as stream:
             while lines := stream.readlines(HEAD):
@@ -265,7 +266,7 @@ def stream_file(
     else:
         yield READERS[kind](source, decompress(source, file.read_bytes(), file.name), file.name)
 
-# %% ../../nbs/start/reading.ipynb #531e30a8
+# %% ../../nbs/start/reading.ipynb #98ed60d3
 _PLAIN = r"[^\w.+= ()&,@-]"  # Characters that mean something in a pattern or in settings.ini: `?` stands for each
 _PART = r"\w[\w.+=-]{0,99}"
 
@@ -280,20 +281,26 @@ def name_table(
     return f"table_{plain}" if plain[0].isdigit() or keyword.iskeyword(plain) else plain
 
 
+def _common(names: list[str]) -> str:
+    "Give the beginning that all names share."
+    letters = zip(*names, strict=False)
+    return "".join(one[0] for one in itertools.takewhile(lambda one: len(set(one)) == 1, letters))
+
+
 def find_pattern(
     names: list[str],  # Of files
 ) -> tuple[str, str]:  # Pattern that finds them again, and what they have in common
     "Find what the names of files have in common."
     if len(names) == 1:
         return re.sub(_PLAIN, "?", names[0]), names[0]
-    first = re.sub(r"[0-9][0-9._-]*$", "", os.path.commonprefix(names))
-    ends = os.path.commonprefix([name[len(first) :][::-1] for name in names])[::-1]
+    first = re.sub(r"[0-9][0-9._-]*$", "", _common(names))
+    ends = _common([name[len(first) :][::-1] for name in names])[::-1]
     last = ends[ends.index(".") :] if "." in ends else ""
     middles = [name[len(first) : len(name) - len(last)] for name in names]
     part = "{part}" if all(re.fullmatch(_PART, middle) for middle in middles) else "*"
     return re.sub(_PLAIN, "?", first) + part + re.sub(_PLAIN, "?", last), first + last
 
-# %% ../../nbs/start/reading.ipynb #7c3a3f7b
+# %% ../../nbs/start/reading.ipynb #644cd412
 def _agree(places: list[Place]) -> dict[str, Any]:
     "Say how all files are read, where they agree."
     words: dict[str, Any] = {}
@@ -303,8 +310,8 @@ def _agree(places: list[Place]) -> dict[str, Any]:
         if len(said) > 1:
             names = ", ".join(f"{place.file.name} `{place.words.get(key)}`" for place in places[:3])
             raise SettingsError(f"the files differ in their {key}: {names}", "--data", "Write all of them alike.")
-        words |= {key: one for one in said if one not in ("", ",", "ascii", "utf-8")}
-    return words
+        words[key] = said.pop()
+    return {key: one for key, one in words.items() if one not in ("", ",", "ascii", "utf-8")}
 
 
 def _same_columns(pieces: Iterable[pl.DataFrame], where: str) -> Iterator[pl.DataFrame]:

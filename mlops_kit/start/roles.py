@@ -33,7 +33,7 @@ class Column(NamedTuple):
     words: dict[str, Any]  # What the contract has to say so that they are read
     reason: str  # Why it has this role
 
-# %% ../../nbs/start/roles.ipynb #6d816325
+# %% ../../nbs/start/roles.ipynb #d9e9915a
 def _is_counter(known: pl.Series) -> str:
     "Say why whole numbers count rows, if they do."
     if known.n_unique() < len(known):
@@ -53,8 +53,9 @@ def _judge_number(known: pl.Series) -> tuple[str, str]:
     counter = _is_counter(known)
     if counter:
         return "id", counter
-    if known.min() >= YEARS[0] and known.max() <= YEARS[1]:  # type: ignore[operator]
-        return "date", f"its values are years, {known.min():.0f} to {known.max():.0f}"
+    least, most = int(known.min()), int(known.max())  # type: ignore[call-overload,arg-type]
+    if least >= YEARS[0] and most <= YEARS[1]:
+        return "date", f"its values are years, {least} to {most}"
     if re.search(ID_NAME, known.name):
         return "code", "its values are whole numbers, and its name says that they identify"
     return "number", "its values are whole numbers"
@@ -69,7 +70,7 @@ def _judge_text(known: pl.Series) -> tuple[str, str]:
         return "text", f"{words:.0f} words on average, different in almost every row"
     return "id", "almost every row has another word"
 
-# %% ../../nbs/start/roles.ipynb #fa18e4ef
+# %% ../../nbs/start/roles.ipynb #2edc2f7e
 def _judge(found: Found) -> tuple[str, str]:
     "Give the role of a column, and why."
     known = found.values.drop_nulls()
@@ -81,8 +82,9 @@ def _judge(found: Found) -> tuple[str, str]:
     if different == 2:
         return "boolean", " or ".join(map(str, known.unique().sort().to_list()))
     if known.dtype.is_temporal():
-        plain = known.dtype in (pl.Date, pl.Datetime)
-        return ("date", f"from {known.min():%Y-%m-%d} to {known.max():%Y-%m-%d}") if plain else ("text", "times of day")
+        days = known.dtype in (pl.Date, pl.Datetime)
+        least, most = (str(one)[:10] for one in (known.min(), known.max()))
+        return ("date", f"from {least} to {most}") if days else ("text", "it holds times without a day")
     return _judge_number(known) if known.dtype.is_numeric() else _judge_text(known.cast(pl.String))
 
 # %% ../../nbs/start/roles.ipynb #51bef8a9

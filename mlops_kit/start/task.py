@@ -71,7 +71,7 @@ def _explain(values: pl.Series, task: str, said: str) -> str:
     kind = "whole numbers" if values.dtype.is_integer() else "numbers" if values.dtype.is_numeric() else "words"
     return f"the target holds {values.n_unique():,} different {'values' if task == 'binary' else kind}"
 
-# %% ../../nbs/start/task.ipynb #c99f7933
+# %% ../../nbs/start/task.ipynb #be2ba744
 def _known(columns: dict[str, Column], target: str) -> tuple[pl.Series, int]:  # Labels that are there; how many are not
     if target not in columns:
         raise SettingsError(f"there is no column `{target}`", "--target", nearest(target, columns))
@@ -99,5 +99,5 @@ def find_task_of(
     classes = find_classes(values, task, str(positive))
     whole = values.dtype.is_numeric() and bool((values == values.round()).all())
     ask = not said and whole and values.n_unique() in ASKED
-    rare = 1.0 if task == "regression" else values.value_counts(name="rows")["rows"].min() / len(values)
+    rare = 1.0 if task == "regression" else min(values.value_counts(name="rows")["rows"].to_list()) / len(values)
     return Task(task, classes, missing, ask, _explain(values, task, said), rare)
