@@ -26,11 +26,13 @@ from ..runner import export_changed
 from .new import TEMPLATE, commit, git
 from .templates import CI, MARK, render
 
-# %% ../../nbs/start/update.ipynb #c0c5af50
+# %% ../../nbs/start/update.ipynb #dc7560f9
 def find_template(
     root: Path,  # Project's root
 ) -> dict[str, Any]:  # kit, parts and words
     "Read what a project was made of."
+    if not (root / ".git").exists():
+        raise SettingsError("there is no project here", str(root), "Make one first: mlops-kit new NAME --data FILE.")
     if git(root, "rev-parse", "--quiet", "--verify", f"refs/heads/{TEMPLATE}", check=False).returncode:
         git(root, "branch", TEMPLATE, f"origin/{TEMPLATE}", check=False)  # A clone has it under the name of its origin
     found = git(root, "show", f"{TEMPLATE}:{MARK}", check=False)
