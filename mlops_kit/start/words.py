@@ -7,19 +7,17 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/words.html.md"""
 # %% auto #0
 __all__ = ['TWO_YEARS', 'WHOLE', 'date_parts', 'list_features', 'write_contract', 'plant', 'write_setting', 'project_words']
 
-# %% ../../nbs/start/words.ipynb #7e67bd0a
+# %% ../../nbs/start/words.ipynb #cb784202
 import json
 import re
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from ..dataops.infer import find_range, infer_contract, sounds_personal
+from .findings import Findings, count_roles, say_split, say_task
 from .table import ROW
-
-if TYPE_CHECKING:
-    from mlops_kit.start.findings import Findings
 
 # %% ../../nbs/start/words.ipynb #5eee9a1a
 TWO_YEARS = 730  # Days after which each month was seen twice
@@ -37,9 +35,9 @@ def date_parts(
     long = len(known) and (known.max() - known.min()).days >= TWO_YEARS  # type: ignore[operator, union-attr]
     return ["month", "weekday", *hours] if long else ["weekday", *hours]
 
-# %% ../../nbs/start/words.ipynb #b7e6826a
+# %% ../../nbs/start/words.ipynb #9f989912
 def list_features(
-    found: "Findings",
+    found: Findings,
 ) -> dict[str, str]:  # {feature: role, and that its meaning is to be said}
     "List what the model reads."
     said: dict[str, str] = {}
@@ -52,21 +50,21 @@ def list_features(
             said |= {part: f"part of the date {name}: to be said" for part in parts if part not in found.columns}
     return {name: meaning for name, meaning in said.items() if name != found.time}
 
-# %% ../../nbs/start/words.ipynb #6e75d3e0
+# %% ../../nbs/start/words.ipynb #e8dd18ea
 def write_contract(
-    found: "Findings",
+    found: Findings,
 ) -> str:  # Lines of a function
     "Write the contract of the table."
     table = found.reading.table
     text = infer_contract(found.reading.rows, table, key=found.key, nullable=[found.target])
     return textwrap.indent(f"{text}return {{{json.dumps(table)}: {re.sub(r'[^0-9A-Za-z_]', '_', table)}}}", "    ")
 
-# %% ../../nbs/start/words.ipynb #76a52bba
+# %% ../../nbs/start/words.ipynb #d8e02051
 WHOLE = (pl.String, pl.Int64, pl.Float64)  # Types of a file that hold any number
 
 
 def plant(
-    found: "Findings",
+    found: Findings,
 ) -> dict[str, Any] | None:  # column and value, as they would land; None where every value may be missing
     "Choose a value that the contract refuses."
     rows = found.reading.rows
@@ -93,10 +91,10 @@ def write_setting(
             return value
     return json.dumps(value, ensure_ascii=False)
 
-# %% ../../nbs/start/words.ipynb #718f1e28
+# %% ../../nbs/start/words.ipynb #5defb610
 def project_words(
     name: str,  # Name of the project
-    found: "Findings",
+    found: Findings,
 ) -> dict[str, Any]:
     "Collect what the files of a project say."
     reading, split = found.reading, found.split
@@ -114,10 +112,10 @@ def project_words(
         "contract": write_contract(found),
         "planted": plant(found),
     }
-    return words | _question(found) | {"split": split._asdict() if hasattr(split, "_asdict") else vars(split)}
+    return words | _question(found) | {"split": split._asdict()}
 
 
-def _question(found: "Findings") -> dict[str, Any]:
+def _question(found: Findings) -> dict[str, Any]:
     task = found.task
     text = found.columns[found.target].kind == "str"
     return {
@@ -134,4 +132,5 @@ def _question(found: "Findings") -> dict[str, Any]:
         "left_out": dict(found.left_out),
         "asked": {column: reason for column, reason in found.asked.items() if column in found.features},
         "strongest": [[column, round(share, 3)] for column, share in found.strongest],
+        "about": {"task": say_task(found), "split": say_split(found), "columns": count_roles(found.columns, found.target)},
     }
