@@ -94,7 +94,9 @@ def _next(root: Path) -> list[str]:
 
 def _tell(root: Path) -> str:
     lines = ["", f"made {root}", "", "Type next:"]
-    for command, why in zip(_next(root), ("", "from the table to a report", "the project's tests", "edit"), strict=True):
+    for command, why in zip(
+        _next(root), ("", "from the table to a report", "the project's tests", "edit"), strict=True
+    ):
         lines.append(f"  {command:<12} {f'# {why}' if why else ''}".rstrip())
     return "\n".join(lines)
 

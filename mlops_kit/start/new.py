@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/new.html.md"""
 __all__ = ['FOLDERS', 'PLAIN', 'NOBODY', 'SAMPLE_ROWS', 'A_CLASS', 'TEMPLATE', 'check_name', 'check_place', 'git', 'commit',
            'draw_sample', 'hide_persons', 'made_whole', 'new_project']
 
-# %% ../../nbs/start/new.ipynb #ff5d6ccc
+# %% ../../nbs/start/new.ipynb #e4b08dd7
 import contextlib
 import importlib.util
 import keyword
@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -29,11 +28,9 @@ from ..dataops.infer import sounds_personal
 from ..dataops.privacy import pseudonymise
 from ..project import SettingsError, StoreError
 from ..runner import export_changed
+from .findings import Findings
 from .templates import render
 from .words import project_words
-
-if TYPE_CHECKING:
-    from mlops_kit.start.findings import Findings
 
 # %% ../../nbs/start/new.ipynb #07b65206
 FOLDERS = {"data", "environments", "nbs", "runs", "samples", "scratch", "site", "tests", "build", "dist", "compiled"}
@@ -60,7 +57,16 @@ def check_name(
         raise SettingsError(f"`{name}` is {what}", "the project's name", f"Call it `{name}_project`.")
     return name
 
-# %% ../../nbs/start/new.ipynb #890711ee
+# %% ../../nbs/start/new.ipynb #1a66267e
+def _try_to_write(into: Path) -> None:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mlops-kit.", dir=into):
+            return
+    except OSError as error:
+        what = f"nothing can be made here: {error.strerror}"
+        raise StoreError(what, str(into), "Name a folder of your own: --into FOLDER.") from None
+
+
 def check_place(
     name: str,  # Name of the project
     into: Path,  # Folder in which it is made
@@ -72,8 +78,7 @@ def check_place(
         raise StoreError(what, str(root), "Take another name, or --into FOLDER; nothing is overwritten.")
     if not into.is_dir():
         raise StoreError("there is no such folder", str(into), "Make it first, or name another with --into.")
-    if not os.access(into, os.W_OK | os.X_OK):
-        raise StoreError("no right to write here", str(into), "Name a folder of your own: --into FOLDER.")
+    _try_to_write(into)
     if not shutil.which("git"):
         raise StoreError("git is missing", "this machine", "Install git: updates of a project are merged by it.")
     return root
@@ -110,12 +115,12 @@ def commit(
     git(root, *who, "commit", "--quiet", "--message", message)
     return True
 
-# %% ../../nbs/start/new.ipynb #fec2a612
+# %% ../../nbs/start/new.ipynb #0c8fc8cc
 SAMPLE_ROWS, A_CLASS = 1_000, 30  # Rows in all; fewest of each class, where there are so many
 
 
 def draw_sample(
-    found: "Findings",
+    found: Findings,
 ) -> pl.DataFrame:  # Rows as they land
     "Draw the rows of the committed sample."
     rows = found.reading.rows.with_row_index("\0row")
@@ -128,7 +133,7 @@ def draw_sample(
 
 def hide_persons(
     rows: pl.DataFrame,  # Rows as they land
-    found: "Findings",
+    found: Findings,
 ) -> pl.DataFrame:
     "Take what says something about a person out of rows."
     personal = [name for name in rows.columns if sounds_personal(name)]
@@ -137,7 +142,7 @@ def hide_persons(
     hidden = pseudonymise(rows, text, secrets.token_hex(32)) if text else rows
     return hidden.with_columns(shuffled)
 
-# %% ../../nbs/start/new.ipynb #407f0f55
+# %% ../../nbs/start/new.ipynb #be27b408
 @contextlib.contextmanager
 def made_whole(
     root: Path,  # Folder that is to be
@@ -151,13 +156,13 @@ def made_whole(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
-# %% ../../nbs/start/new.ipynb #7df74e28
+# %% ../../nbs/start/new.ipynb #e0adea2c
 TEMPLATE = "mlops-kit/template"  # Branch with the files as the templates give them
 
 
 def new_project(
     name: str,  # Name of the project
-    found: "Findings",  # What is known about the table
+    found: Findings,  # What is known about the table
     parts: str = "all",  # project, ci or all
     into: Path = Path(),  # Folder in which it is made
 ) -> Path:  # The project's folder
@@ -174,7 +179,7 @@ def new_project(
     return root
 
 
-def _add_own(root: Path, name: str, found: "Findings") -> None:
+def _add_own(root: Path, name: str, found: Findings) -> None:
     for file in found.reading.files:
         (root / "data").mkdir(exist_ok=True)
         shutil.copy(file, root / "data" / file.name)

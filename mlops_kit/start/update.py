@@ -37,7 +37,9 @@ def find_template(
         git(root, "branch", TEMPLATE, f"origin/{TEMPLATE}", check=False)  # A clone has it under the name of its origin
     found = git(root, "show", f"{TEMPLATE}:{MARK}", check=False)
     if found.returncode:
-        remedy = f"Fetch the branch `{TEMPLATE}`: git fetch origin {TEMPLATE}. Only projects of `mlops-kit new` have it."
+        remedy = (
+            f"Fetch the branch `{TEMPLATE}`: git fetch origin {TEMPLATE}. Only projects of `mlops-kit new` have it."
+        )
         raise SettingsError("the project has no template to merge with", str(root), remedy)
     return json.loads(found.stdout)
 

@@ -132,5 +132,9 @@ def _question(found: Findings) -> dict[str, Any]:
         "left_out": dict(found.left_out),
         "asked": {column: reason for column, reason in found.asked.items() if column in found.features},
         "strongest": [[column, round(share, 3)] for column, share in found.strongest],
-        "about": {"task": say_task(found), "split": say_split(found), "columns": count_roles(found.columns, found.target)},
+        "about": {
+            "task": say_task(found),
+            "split": say_split(found),
+            "columns": count_roles(found.columns, found.target),
+        },
     }
