@@ -75,7 +75,7 @@ from mlops_kit.store import (
     writing,
 )
 
-# %% ../nbs/11_runner.ipynb #5e19512e
+# %% ../nbs/11_runner.ipynb #51a08d9c
 def _code_of(file: Path) -> str:
     cells = read_json(file, {}).get("cells", [])
     return hash_text("\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
@@ -106,7 +106,7 @@ def export_changed(
 
 
 def _export(root: Path, package: Path) -> None:
-    command = [str(Path(sys.executable).parent / "nbdev-export")]
+    command = [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]

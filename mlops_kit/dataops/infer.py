@@ -6,13 +6,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/infer.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'MOST_VALUES', 'OFTEN', 'MOST_COLUMNS', 'LEAST_ROWS', 'TOGETHER', 'MOST_ORDERS', 'PERSONAL', 'Found',
-           'find_type', 'find_range', 'find_pattern', 'find_keys', 'find_orders', 'infer_contract', 'read_any',
-           'infer_text']
+           'find_type', 'find_types', 'find_range', 'find_pattern', 'find_keys', 'find_orders', 'write_code',
+           'sounds_personal', 'infer_contract', 'read_any', 'infer_text']
 
-# %% ../../nbs/dataops/infer.ipynb #08ced4b7
+# %% ../../nbs/dataops/infer.ipynb #5462ba02
 import json
 import math
 import re
+from collections.abc import Sequence
 from itertools import combinations, groupby, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,9 @@ from .conversion import REPAIRS, read_columns
 from ..project import StepError, path
 from ..tables import MANIFEST, read_table
 
-# %% ../../nbs/dataops/infer.ipynb #1e3f721b
-FORMATS = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M"]
+# %% ../../nbs/dataops/infer.ipynb #74c8b596
+_DAYS = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%Y/%m/%d", "%d-%m-%Y", "%m/%d/%y", "%d-%b-%Y"]
+FORMATS = [*_DAYS, *(f"{day} %H:%M" for day in _DAYS[:5]), "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S"]
 
 
 class Found(NamedTuple):
@@ -52,41 +54,56 @@ def _try(values: pl.Series, kind: str, **words: Any) -> Found | None:
     known = found.rows[values.name]
     return Found(kind, known, words) if known.null_count() == values.null_count() else None
 
-# %% ../../nbs/dataops/infer.ipynb #c30268ab
-def _read_time(values: pl.Series) -> Found | None:
-    kind = "pl.Date" if values.str.len_bytes().max() <= 10 else 'pl.Datetime("us")'  # type: ignore[operator]
+# %% ../../nbs/dataops/infer.ipynb #d7072db8
+def _read_time(text: pl.Series, values: pl.Series) -> Found | None:
+    "Read a column whose values, those that are there being `text`, begin and end with digits."
+    kind = 'pl.Datetime("us")' if text.str.contains(":").any() else "pl.Date"
+    few = values.drop_nulls().head(1_000)
+    fit = [form for form in FORMATS if few.str.to_datetime(form, strict=False).is_not_null().any()]
     choices: list[dict[str, Any]] = [
         {},
-        *({"format": one} for one in FORMATS),
-        *({"format": list(two)} for two in combinations(FORMATS, 2)),
+        *({"format": one} for one in fit),
+        *({"format": list(two)} for two in combinations(fit, 2)),
     ]
-    few = values.drop_nulls().head(1_000)
     return next(
         (found for words in choices if _try(few, kind, **words) and (found := _try(values, kind, **words))), None
     )
 
+# %% ../../nbs/dataops/infer.ipynb #de807a20
+_DOT: list[tuple[str, dict]] = [
+    ("int", {}),
+    ("int", {"thousands": ","}),
+    ("float", {}),
+    ("float", {"thousands": ","}),
+]
+_COMMA: list[tuple[str, dict]] = [
+    ("int", {"thousands": ".", "decimal": ","}),
+    ("float", {"decimal": ","}),
+    ("float", {"thousands": ".", "decimal": ","}),
+]
 
-def _read_text(values: pl.Series) -> Found:
+
+def _read_text(values: pl.Series, decimal: str) -> Found:
     "Read text as the narrowest type that reads all of it."
     text = values.drop_nulls()
     if text.is_empty() or text.str.len_bytes().max() > 40:  # type: ignore[operator]
         return Found("str", values, {})
     code = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19,}$)").any()
-    grouped = {"thousands": ","}
-    tries = [("int", {}), ("int", grouped), ("float", {}), ("float", grouped), ("bool", {})] if not code else []
+    numbers = [*_DOT[:1], *_COMMA, *_DOT] if decimal == "," else [*_DOT, *_COMMA]
     few = text.head(1_000)
-    for kind, words in tries:
+    for kind, words in [] if code else [*numbers, ("bool", {})]:
         if _try(few, kind, **words) and (found := _try(values, kind, **words)):
             return found
     digits = text.str.contains(r"^[0-9].*[-/.].*[0-9]").all()
-    return (_read_time(values) if digits else None) or Found("str", values, {})
+    return (_read_time(text, values) if digits else None) or Found("str", values, {})
 
-# %% ../../nbs/dataops/infer.ipynb #44332e3b
+# %% ../../nbs/dataops/infer.ipynb #9feb06c8
 _KINDS = {"Int64": "int", "Float64": "float", "String": "str", "Boolean": "bool", "Date": "pl.Date"}
 
 
 def find_type(
     values: pl.Series,  # A column as it landed
+    decimal: str = ".",  # Mark that is tried first: a point or a comma
 ) -> Found:
     "Find the type of a column."
     if values.dtype != pl.String:
@@ -98,8 +115,18 @@ def find_type(
         mended = values.to_frame().select(REPAIRS[name](pl.first())).to_series()
         if not mended.equals(values):
             values, repairs = mended, [*repairs, name]
-    found = _read_text(values)
+    found = _read_text(values, decimal)
     return found._replace(words=({"repair": repairs} if repairs else {}) | found.words)
+
+
+def find_types(
+    table: pl.DataFrame,  # Rows as they landed
+) -> list[Found]:  # One a column
+    "Find the types of all columns; where one of them has decimal commas, others may have them too."
+    found = [find_type(values) for values in table.iter_columns()]
+    comma = any("decimal" in one.words for one in found)
+    landed = zip(found, table.iter_columns(), strict=True)
+    return [find_type(values, ",") if comma and one.kind in ("int", "float") else one for one, values in landed]
 
 # %% ../../nbs/dataops/infer.ipynb #234ece2e
 def find_range(
@@ -197,16 +224,18 @@ def find_orders(
     pairs = [pair for names in kinds.values() for pair in permutations(names, 2)]
     return [pair for pair in pairs if _keeps_order(rows.select(pair).drop_nulls())][:MOST_ORDERS]
 
-# %% ../../nbs/dataops/infer.ipynb #6abee4b0
+# %% ../../nbs/dataops/infer.ipynb #4b9650fa
 PERSONAL = r"(^|_)(name|surname|forename|e?mail|phone|tel|mobile|birth|born|dob|ssn|street|address|passport)(_|$)"
 
 
-def _code(value: Any) -> str:
+def write_code(
+    value: Any,  # Text, number, list or dictionary
+) -> str:  # Python
     "Write a value as code, in double quotes."
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_code(key)}: {_code(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{write_code(key)}: {write_code(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_code, value))}]"
+        return f"[{', '.join(map(write_code, value))}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
@@ -223,24 +252,31 @@ def _checks(found: Found, personal: bool) -> list[str]:
     counts = known.value_counts()["count"]
     if 2 <= len(counts) <= min(MOST_VALUES, len(known) / 2):
         rare = "" if counts.min() >= OFTEN else ", raise_warning=True"  # type: ignore[operator]
-        return [f"pa.Check.isin({_code(sorted(known.unique().to_list()))}{rare})"]
+        return [f"pa.Check.isin({write_code(sorted(known.unique().to_list()))}{rare})"]
     pattern = find_pattern(known)
-    return [f"pa.Check.str_matches({_code(pattern)})"] if pattern else []
+    return [f"pa.Check.str_matches({write_code(pattern)})"] if pattern else []
 
-# %% ../../nbs/dataops/infer.ipynb #009632a7
-def _write_column(found: Found) -> str:
-    personal = bool(re.search(PERSONAL, found.values.name.lower()))
+# %% ../../nbs/dataops/infer.ipynb #b744972c
+def sounds_personal(
+    name: str,  # Column
+) -> bool:
+    "Tell whether a column's name sounds like a person's."
+    return bool(re.search(PERSONAL, re.sub(r"\W+", "_", name.lower())))
+
+
+def _write_column(found: Found, empty: bool) -> str:
+    personal = sounds_personal(found.values.name)
     words = dict(found.words)
     if found.values.dtype.is_numeric() or found.values.dtype.is_temporal():
         words["unit"] = "to be said"
     if personal:
         words["personal"] = True
-    parts = [found.kind, *_checks(found, personal), "nullable=True" if found.values.null_count() else ""]
-    parts += ['description="to be said: meaning"', f"metadata={_code(words)}" if words else ""]
+    parts = [found.kind, *_checks(found, personal), "nullable=True" if empty or found.values.null_count() else ""]
+    parts += ['description="to be said: meaning"', f"metadata={write_code(words)}" if words else ""]
     lines = "".join(f"            {part},\n" for part in parts if part)
-    return f"        {_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
+    return f"        {write_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
 
-# %% ../../nbs/dataops/infer.ipynb #4f6d6a4f
+# %% ../../nbs/dataops/infer.ipynb #1d0db860
 _TEXT = """{imports}
 {variable} = pa.DataFrameSchema(
     {{
@@ -260,32 +296,37 @@ def _write_imports(polars: bool, holds: bool) -> str:
     return "".join(f"{line}\n" for line in dict.fromkeys(lines) if line or holds)
 
 
-def _write_keys(rows: pl.DataFrame) -> str:
-    first, *others = [f"unique={_code(key)}" for key in find_keys(rows)] or [""]
-    wanted = f"    {first},\n" if first else "    # to be said: unique=[...]; no three columns tell all rows apart\n"
+def _write_keys(rows: pl.DataFrame, key: list[str] | None) -> str:
+    keys = find_keys(rows) if key is None else [key] if key else []
+    first, *others = [f"unique={write_code(key)}" for key in keys] or [""]
+    wanted = (
+        f"    {first},\n" if first else "    # to be said: unique=[...]; no column is known to tell all rows apart\n"
+    )
     return wanted + "".join(f"    # or {other}\n" for other in others[:2])
 
-# %% ../../nbs/dataops/infer.ipynb #457432a9
+# %% ../../nbs/dataops/infer.ipynb #313d483d
 def infer_contract(
     table: pl.DataFrame,  # Rows as they landed
     name: str,  # Name of the table, and of the variable
+    key: list[str] | None = None,  # Columns that tell rows apart; None looks for them, an empty list has none
+    nullable: Sequence[str] = (),  # Columns that may be empty although they are not
 ) -> str:  # Text of a notebook cell that defines the contract
     "Write a first contract for a table."
     if table.is_empty():
         raise StepError(f"table `{name}` has no row to infer a contract from", name, "Land some rows first.")
-    found = [find_type(column) for column in table.iter_columns()]
+    found = find_types(table)
     rows = pl.DataFrame([each.values for each in found])
-    orders = [(a, b, _code(f"{a} is at most {b}")) for a, b in find_orders(rows)]
-    columns = "".join(map(_write_column, found))
+    orders = [(a, b, write_code(f"{a} is at most {b}")) for a, b in find_orders(rows)]
+    columns = "".join(_write_column(each, each.values.name in nullable) for each in found)
     return _TEXT.format(
         imports=_write_imports("pl." in columns or bool(orders), bool(orders)),
         variable=re.sub(r"\W", "_", name),
         columns=columns,
         orders="".join(
-            f"        # holds(pl.col({_code(a)}) <= pl.col({_code(b)}), {rule}),\n" for a, b, rule in orders
+            f"        # holds(pl.col({write_code(a)}) <= pl.col({write_code(b)}), {rule}),\n" for a, b, rule in orders
         ),
-        keys=_write_keys(rows),
-        name=_code(name),
+        keys=_write_keys(rows, key),
+        name=write_code(name),
     )
 
 # %% ../../nbs/dataops/infer.ipynb #161f0aea

@@ -60,11 +60,12 @@ def known_values(
     "Leave out what is missing; NaN is missing, too."
     return (label.fill_nan(None) if label.dtype.is_float() else label).drop_nulls()
 
-# %% ../../nbs/training/tasks.ipynb #e17a73c2
+# %% ../../nbs/training/tasks.ipynb #a82d0ed7
 def find_classes(
     label: pl.Series,  # Labels of the training rows
     task: str,  # From `find_task`
-) -> list:  # Values, sorted; nothing for a regression
+    positive: str = "",  # Class that is asked for, of two; empty for the second in order
+) -> list:  # Values, sorted, the positive one last; nothing for a regression
     "List the classes."
     if task == "regression":
         return []
@@ -76,7 +77,10 @@ def find_classes(
             label.name,
             "Join rare ones, or set `task`: regression is for numbers.",
         )
-    return classes
+    if positive and str(positive) not in map(str, classes):
+        remedy = nearest(str(positive), map(str, classes))
+        raise SettingsError(f"no row holds the positive class `{positive}`", f"column `{label.name}`", remedy)
+    return sorted(classes, key=lambda name: str(name) == str(positive)) if task == "binary" else classes
 
 # %% ../../nbs/training/tasks.ipynb #40f9bfea
 def number_labels(
