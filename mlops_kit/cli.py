@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 __all__ = ['app', 'cache_app', 'tables_app', 'Env', 'AsJson', 'Given', 'contract_app', 'Version', 'main', 'parse_given', 'run',
            'graph', 'status', 'steps', 'settings', 'report', 'logs', 'note', 'compare', 'reproduce', 'tables_list',
            'tables_show', 'lineage', 'cache_size', 'cache_verify', 'cache_prune', 'doctor', 'compile_command', 'sample',
-           'contract_infer', 'contract_check', 'models', 'approve', 'promote']
+           'contract_infer', 'contract_check', 'models', 'approve', 'promote', 'docs']
 
 # %% ../nbs/16_cli.ipynb #e12bc6fe
 import contextlib
@@ -910,3 +910,18 @@ def promote(
         before = f", in place of version {said['predecessor']}" if said["predecessor"] else ""
         now = "is now" if said["changed"] else "was already"
         typer.echo(f"version {said['version']} of {model} {now} champion{before}")
+
+# %% ../nbs/16_cli.ipynb #29e5fa56
+@app.command()
+def docs(
+    out: Annotated[Path | None, typer.Option(help="Folder of the site. Default: site.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the documentation site from the notebooks, offline, and check every link.
+
+    mlops-kit docs
+    """
+    from mlops_kit.docs import build
+
+    site = build(find_root(), out)
+    _print_json({"site": site}) if as_json else typer.echo(f"site: {site / 'index.html'}")
