@@ -97,7 +97,7 @@ def quiet(
     error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return error
 
-# %% ../nbs/28_lab.ipynb #7572988e
+# %% ../nbs/28_lab.ipynb #dcb2f851
 _BARS = {"at_least": "at least", "at_most": "at most", "equals": "exactly"}
 _WORDS = {"executed": ("good", "Passed"), "cached": ("idle", "Reused"), "failed": ("bad", "Failed")}
 
@@ -125,15 +125,18 @@ class Outcome:
         }
         step = self.step | {"gates": [gate | {"bar": bars[gate["name"]]} for gate in self.step["gates"]]}
         figures = [show_figure(f, f"o{os.urandom(3).hex()}", fits=True) for f in step["figures"]]
-        return page(
-            "outcome.html", step=step, kind=kind, word=word, error=self.error, figures=figures, links=self.links
-        )
+        return page("outcome.html", step=step, kind=kind, word=word, figures=figures, links=self.links)
 
-# %% ../nbs/28_lab.ipynb #807b1fdd
+# %% ../nbs/28_lab.ipynb #f69983b5
+_OWN = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "MPLBACKEND")  # A kernel's, for what is shown in a notebook
+
+
 def _call(words: list[str], root: Path) -> dict:  # What the command answered
     command = [sys.executable, "-c", "from mlops_kit.cli import main; main()", *words]
+    plain = {name: value for name, value in os.environ.items() if name not in _OWN}
     with tempfile.TemporaryFile("w+") as answer:  # A pipe would be full before the command has said all
-        with subprocess.Popen(command, cwd=root, stdout=answer, stderr=subprocess.PIPE, text=True) as process:
+        told: Any = {"cwd": root, "env": plain, "stdout": answer, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **told) as process:
             said = []
             for line in process.stderr or ():
                 said.append(line)
@@ -143,8 +146,8 @@ def _call(words: list[str], root: Path) -> dict:  # What the command answered
         try:
             return json.loads(answer.read())
         except ValueError:
-            told = "".join(said).strip()[-2000:]
-            raise StepError("the runner gave no answer", " ".join(["mlops-kit", *words]), told) from None
+            said = ["".join(said).strip()[-2000:]]
+            raise StepError("the runner gave no answer", " ".join(["mlops-kit", *words]), said[0]) from None
 
 
 def run_step(
@@ -189,5 +192,5 @@ def load_ipython_extension(
         f"{run_step.__doc__}\n\n    %run_step STEP [-p NAME=VALUE] [--env ENV] [--pipeline NAME] [--before] [--force]"
     )
     shell.register_magic_function(magic, "line", "run_step")
-    mpl.rcParams.update(style())
+    mpl.rcParams.update(style())  # type: ignore[arg-type]
     pl.Config.set_tbl_rows(ROWS)

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/launch.html.md"""
 # %% auto #0
 __all__ = ['START', 'start_page', 'install_hooks', 'server_command', 'start_lab', 'running_url', 'open_file']
 
-# %% ../nbs/28_launch.ipynb #641c6364
+# %% ../nbs/28_launch.ipynb #3881c3a3
 import os
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .explore import read_environment
+from .graph import build_graph
 from .look import duration
 from .notebooks import Step, find_steps
 from .project import find_root, own_package, write_file
@@ -44,7 +45,7 @@ def _last_run(root: Path, home: Path, runs: list[dict]) -> list[str]:
         lines += [f"To stand at the cell that failed, type `mlops-kit open last {failed['step']}` in a terminal.", ""]
     return lines
 
-# %% ../nbs/28_launch.ipynb #a5131446
+# %% ../nbs/28_launch.ipynb #d56cc983
 _STATES = {"executed": "passed", "cached": "reused"}
 
 
@@ -55,7 +56,8 @@ def _steps(root: Path, env: str, runs: list[dict]) -> list[str]:
         states = {step["step"]: _STATES.get(step["status"], step["status"]) for step in ran}
         bound = bind_pipeline(settings, every, name, env)
         lines += [f"## Steps of `{name}`", "", "| Step | What it does | Last time |", "|---|---|---|"]
-        lines += [_row(step, root, states.get(step.name, "–")) for step in bound.steps]
+        order = build_graph(bound, stored=lambda output: True).order
+        lines += [_row(step, root, states.get(step.name, "–")) for step in order]
         lines += [""]
     return lines
 

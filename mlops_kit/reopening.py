@@ -72,7 +72,8 @@ def prose_before(
     now = ["".join(cell["source"]) for cell in notebook["cells"]]
     if any(cell["number"] > len(now) or now[cell["number"] - 1] != cell["source"] for cell in cells):
         return None
-    ran, found, waiting = {cell["number"] for cell in cells}, {}, []
+    ran, waiting = {cell["number"] for cell in cells}, []
+    found: dict[int, str] = {}
     for number, cell in enumerate(notebook["cells"][1:], 2):  # The first cell is the title
         if cell["cell_type"] == "markdown":
             waiting.append("".join(cell["source"]))

@@ -232,7 +232,9 @@ def test_the_server_has_the_kernel_a_start_page_and_asks_for_its_token(server):
     names = {file["name"] for file in server.ask("GET", "api/contents")["content"]}
     assert {"nbs", "runs", "samples", "settings.ini"} <= names
     page = server.ask("GET", "api/contents/scratch/start.md")["content"]
-    assert "The last run of `train` **passed**" in page and "[make](../nbs/make.ipynb)" in page
+    assert "The last run of `train` **passed**" in page and page.index("[make](../nbs/make.ipynb)") < page.index(
+        "[total]("
+    )
     for target in ("report.html", "nbs/explore.ipynb", "settings.ini"):
         link = next(part.split(")")[0] for part in page.split("](") if part.split(")")[0].endswith(target))
         assert (server.project.root / "scratch" / link).exists()
@@ -271,6 +273,9 @@ def test_the_kernel_is_this_environment_and_sees_the_project(server, kernel):
 def test_a_step_runs_from_a_cell_as_the_runner_runs_it(server, kernel):
     kernel.text("%load_ext mlops_kit.lab")
     outputs = kernel.run("%run_step total -p bar=2.5")
+    assert [output["text"].split()[:3] for output in outputs if output["type"] == "stream"] == [
+        [">", "fit.total", "running"]
+    ]
     shown = next(output["data"] for output in outputs if output["type"] == "execute_result")
     assert "✓ Passed" in shown["text/html"] and "at least 2.5" in shown["text/html"]
     last = server.project.call("status", "--json").json["runs"][-1]
