@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: run test test-slow lint lab docs docs-serve bench lock readme clean setup setup-dev
+.PHONY: run test test-slow lint lab docs docs-results docs-serve bench lock readme clean setup setup-dev
 .DEFAULT_GOAL := run
 
 run: setup  ## Run the main job: real flights, from raw tables to a registered model
@@ -28,6 +28,9 @@ lab: setup  ## JupyterLab on a start page; more words for it: make lab ARGS="--p
 
 docs: setup-dev  ## The documentation site, from the notebooks to site/
 	$(BIN)/mlops-kit docs
+
+docs-results: setup-dev  ## The same with the results of every notebook, which takes as long as their tests
+	$(BIN)/mlops-kit docs --run
 
 docs-serve: docs  ## Show the site on this machine: http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000

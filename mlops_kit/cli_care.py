@@ -115,18 +115,19 @@ def doctor(as_json: AsJson = False) -> None:
     if not all(check["ok"] for check in found):
         raise typer.Exit(1)
 
-# %% ../nbs/16_cli_care.ipynb #d58d6ff4
+# %% ../nbs/16_cli_care.ipynb #659b9da3
 @app.command(rich_help_panel=CARE)
 def docs(
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the site. Default: site.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the site. Default: site.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Run every notebook first, so that pages show results.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build the documentation site from the notebooks, offline, and check every link.
 
-    mlops-kit docs
     mlops-kit docs --out public
     """
-    from mlops_kit.docs import build
+    from mlops_kit.docs import build, with_results
 
-    site = build(find_root(), out)
+    root = find_root()
+    site = build(with_results(root) if run else root, (out or root / "site").resolve())
     show({"site": site}, f"site: {site / 'index.html'}", as_json)

@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/docs.html.md"""
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ROOMS', 'EXTRA', 'in_section', 'in_rooms', 'navigation', 'as_toml', 'write_pages', 'broken_links',
-           'build']
+           'build', 'with_results']
 
 # %% ../nbs/26_docs.ipynb #1e18bdd4
 import contextlib
@@ -245,3 +245,26 @@ def _refuse_broken(problems: list[str], out: Path) -> None:
     if problems:
         more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise StepError("\n".join(problems[:20]) + more, str(out), "Mend these links in their notebooks.")
+
+# %% ../nbs/26_docs.ipynb #dc7bd9aa
+def with_results(
+    root: Path,  # Project's root
+) -> Path:  # Root of a copy whose notebooks hold their results
+    "Copy what git knows of the project, and run every notebook there."
+    copy = root / "build" / "docs" / "results"
+    shutil.rmtree(copy, ignore_errors=True)
+    for name in _run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], root).split("\0"):
+        if name and (root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy / name)
+    _run([str(Path(sys.executable).with_name("nbdev-test")), "--save"], copy)
+    return copy
+
+
+def _run(command: list[str], folder: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(folder)}  # The copy's own package, not the installed one
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        told = plain(f"{done.stdout}{done.stderr}".strip(), 2000)
+        raise StepError(f"{Path(command[0]).name} failed:\n{told}", str(folder), "Mend it, and build again.")
+    return done.stdout

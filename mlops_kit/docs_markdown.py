@@ -217,7 +217,7 @@ def _box(found: re.Match) -> str:
     body = found[2][title.end() if title else 0 :].strip("\n")
     return f"{head}\n\n{indent(body, '    ')}"
 
-# %% ../nbs/26_docs_markdown.ipynb #ded78973
+# %% ../nbs/26_docs_markdown.ipynb #28e5d9a0
 def results(
     cell: dict[str, Any],  # A code cell
     page: Page,  # Where it stands
@@ -237,15 +237,23 @@ def _result(output: dict[str, Any], page: Page, site: Site, files: dict[str, Any
     for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
         if kind in data:
             return _figure(data[kind], suffix, page, files, told)
+    if re.match(r"\s*<!doctype", data.get("text/html", ""), re.I):
+        return _frame(data["text/html"], page, files)
     if "text/html" in data:
         table = re.sub(r"<style.*?</style>|\n\s*(?=\n)", "", data["text/html"], flags=re.S)
-        return f'<div class="result">\n{table.strip()}\n</div>\n'
+        return f'<div class="shown">\n{table.strip()}\n</div>\n'
     text = plain(data.get("text/plain") or _text(output.get("text", "")) or "\n".join(output.get("traceback", ())))
-    return f"{_fence(text)}{{ .text .result }}\n{text.rstrip()}\n{_fence(text)}\n" if text.strip() else ""
+    return f"{_fence(text)}{{ .text .shown }}\n{text.rstrip()}\n{_fence(text)}\n" if text.strip() else ""
 
 
 def _fence(text: str) -> str:
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def _frame(text: str, page: Page, files: dict[str, Any]) -> str:  # A whole page keeps its own style
+    name = f"{page.place.stem}_files/{len(files) + 1}.html"
+    files[str(page.place.parent / name)] = text
+    return f'<iframe src="{name}" title="The page that this cell makes" loading="lazy"></iframe>\n'
 
 
 def _figure(data: str, suffix: str, page: Page, files: dict[str, Any], told: str) -> str:
@@ -254,7 +262,7 @@ def _figure(data: str, suffix: str, page: Page, files: dict[str, Any], told: str
     words = re.sub(r"[\[\]`*_#\n]+|\(\S+\)", " ", told).strip().partition(". ")[0]
     return f"![{words or page.title}]({name}){{ .figure }}\n"
 
-# %% ../nbs/26_docs_markdown.ipynb #5e023901
+# %% ../nbs/26_docs_markdown.ipynb #26d73bc0
 def parameter_table(
     params: Iterable[Param],  # Of a step, or keys of a section of settings
 ) -> str:  # Markdown
@@ -285,7 +293,7 @@ def table(
         *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows),
     ]
     rows_of_text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f'<div class="stack" markdown>\n\n{rows_of_text}\n\n</div>\n'  # The style sheet stacks it on a phone
+    return f'<div class="listing" markdown>\n\n{rows_of_text}\n\n</div>\n'  # The style sheet stacks it on a phone
 
 # %% ../nbs/26_docs_markdown.ipynb #d8d4970f
 def page_markdown(

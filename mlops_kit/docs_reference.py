@@ -81,7 +81,7 @@ def _field(node: Any, field: Any, lines: list[str]) -> Param:
     default = None if field.is_required() else field.default
     return Param(ast.unparse(node.target), ast.unparse(node.annotation), default, field.description or comment)
 
-# %% ../nbs/26_docs_reference.ipynb #33b398b9
+# %% ../nbs/26_docs_reference.ipynb #38e8d5c1
 SECTIONS = {
     "pipeline": "What a pipeline is made of. The parameters of its steps stand here too, as `name` or `step.name`.",
     "step": "How a step is run, whatever the pipeline.",
@@ -97,7 +97,9 @@ def settings_page(
 
     keys = [param for param in model_params(Source) if param.name != "name"]  # The name stands in its section's
     bars = f" [Bars](../{_BARS}.md) says more." if (root / "nbs" / f"{_BARS}.ipynb").exists() else ""
-    told = {"[DEFAULT] and environments": (_ENVIRONMENTS, settings.KIT.values())}
+    told: dict[str, tuple[str, Iterable[Param]]] = {
+        "[DEFAULT] and environments": (_ENVIRONMENTS, settings.KIT.values())
+    }
     told |= {f"[{name}.NAME]": (text, settings.SECTIONS[name].values()) for name, text in SECTIONS.items()}
     told |= {"[source.WORKLOAD.TABLE]": (_SOURCE, keys), "[workload.NAME]": (_WORKLOAD, ())}
     told |= {"[quality.NAME]": (_QUALITY + bars, ()), "Parameters of steps": (_STEPS, ())}
@@ -128,14 +130,14 @@ def _step_tables(root: Path) -> Iterator[str]:
         page = f" [Its page](../{notebook.with_suffix('.md').as_posix()})." if ".." not in notebook.parts else ""
         yield f"### {name}\n\n{step.blurb}{page}\n\n{parameter_table(settable)}"
 
-# %% ../nbs/26_docs_reference.ipynb #51836c09
+# %% ../nbs/26_docs_reference.ipynb #1291fb50
 def list_pages(
     pages: Iterable[Page],  # That are listed
     place: PurePosixPath,  # Where the list stands
 ) -> str:  # Markdown
     "List pages, each with its first sentence."
     rows = ((f"[{page.title}]({link_to(page.place, place)})", _kind(page), page.blurb) for page in pages)
-    return table(("page", "", "what it does"), rows)
+    return table(("page", "kind", "what it does"), rows)
 
 
 def _kind(page: Page) -> str:
