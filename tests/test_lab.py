@@ -231,17 +231,17 @@ def test_the_server_has_the_kernel_a_start_page_and_asks_for_its_token(server):
     assert kernels["default"] == "python3" and "python3" in kernels["kernelspecs"]
     names = {file["name"] for file in server.ask("GET", "api/contents")["content"]}
     assert {"nbs", "runs", "samples", "settings.ini"} <= names
-    page = server.ask("GET", "api/contents/scratch/start.md")["content"]
-    assert "The last run of `train` **passed**" in page and page.index("[make](../nbs/make.ipynb)") < page.index(
+    page = server.ask("GET", "api/contents/start.md")["content"]
+    assert "The last run of `train` **passed**" in page and page.index("[make](nbs/make.ipynb)") < page.index(
         "[total]("
     )
     for target in ("report.html", "nbs/explore.ipynb", "settings.ini"):
         link = next(part.split(")")[0] for part in page.split("](") if part.split(")")[0].endswith(target))
-        assert (server.project.root / "scratch" / link).exists()
+        assert (server.project.root / link).exists()
     home = Path(server.environment["HOME"])
     assert not [*home.glob(".jupyter/*config*"), *home.glob(".gitconfig")]  # Nothing is installed there
     opened = server.client.get("", follow_redirects=True)
-    assert str(opened.url).endswith("/lab/tree/scratch/start.md")
+    assert opened.url.path == "/lab/tree/start.md"
 
 
 @pytest.mark.slow
