@@ -63,6 +63,8 @@ def test_a_copy_of_a_failed_step_opens_at_the_cell_and_fails_again(ran, monkeypa
     assert 'gate("total"' in notebook.cells[place + 1].source
     assert notebook.cells[1].metadata["jp-MarkdownHeadingCollapsed"]  # What comes before is folded away
     assert {cell.cell_type for cell in notebook.cells[2:place]} == {"code"}  # A text would not be folded
+    reused = Path(ran.call("open", "last", "double", "--print").out.strip())
+    assert "reused from an earlier run" in reused.read_text() and "products = " in reused.read_text()
     with pytest.raises(CellExecutionError, match="total is 12; the bar is at least 100"):
         execute(Path(done.out.strip()), ran, monkeypatch)
     assert contents(ran.root / "nbs") == before
@@ -323,6 +325,15 @@ def test_a_notebook_runs_top_to_bottom_in_jupyterlab_on_the_sample(server, file)
     assert not [output for output in outputs if output["type"] == "error"], outputs[-1]
     assert [output for output in outputs if output["type"] == "execute_result"]
     server.ask("DELETE", f"api/sessions/{kernel.session['id']}")
+
+
+@pytest.mark.slow
+def test_a_copy_opens_in_the_server_that_runs_already(server):
+    done = server.project.call("open", "last", "make", **server.environment | {"BROWSER": "/bin/echo"})
+    assert done.rc == 0, done.err
+    url = next(word for word in done.out.split() if "token=" in word)
+    assert url.startswith(f"{server.url}lab/tree/scratch/open/") and "prep.make.ipynb" in url
+    assert httpx.get(url, follow_redirects=True).status_code == 200
 
 
 # Merges
