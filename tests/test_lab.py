@@ -154,7 +154,9 @@ class Server:
         told = {"cwd": project.root, "env": self.environment, "stdout": self.log, "stderr": self.log}
         self.process = subprocess.Popen([COMMAND, *words], **told)
         project.await_text(home / "log", "Use Control-C to stop")
-        said = json.loads(next((home / "runtime").glob("jpserver-*.json")).read_text())
+        file = next((home / "runtime").glob("jpserver-*.json"))
+        project.await_text(file, "}")
+        said = json.loads(file.read_text())
         self.url, self.token = said["url"], token
         self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"token {token}"}, timeout=30)
 
@@ -329,7 +331,9 @@ def test_a_notebook_runs_top_to_bottom_in_jupyterlab_on_the_sample(server, file)
 
 @pytest.mark.slow
 def test_a_copy_opens_in_the_server_that_runs_already(server):
-    done = server.project.call("open", "last", "make", **server.environment | {"BROWSER": "/bin/echo"})
+    done = server.project.call(
+        "open", server.project.runs()[0], "make", **server.environment | {"BROWSER": "/bin/echo"}
+    )
     assert done.rc == 0, done.err
     url = next(word for word in done.out.split() if "token=" in word)
     assert url.startswith(f"{server.url}lab/tree/scratch/open/") and "prep.make.ipynb" in url
