@@ -47,7 +47,7 @@ lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the par
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:  ## Remove everything that can be made again
-	rm -rf .venv runs scratch compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
+	rm -rf .venv runs scratch start.md compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
 
 setup: .venv/default
 setup-dev: .venv/dev

@@ -22,14 +22,14 @@ from .project import find_root, own_package, write_file
 from .runner import KERNEL
 from .settings import bind_pipeline, read_settings
 
-# %% ../nbs/28_launch.ipynb #3857e953
-START = "scratch/start.md"
+# %% ../nbs/28_launch.ipynb #65a4ff0f
+START = "start.md"  # At the top, so that the file browser shows the project; git ignores it
 
 
 def _link(text: str, file: Path, root: Path) -> str:
     "Link a file, or only name it where JupyterLab cannot see it."
     inside = file.exists() and file.is_relative_to(root)
-    return f"[{text}]({quote(os.path.relpath(file, (root / START).parent))})" if inside else text
+    return f"[{text}]({quote(str(file.relative_to(root)))})" if inside else text
 
 
 def _last_run(root: Path, home: Path, runs: list[dict]) -> list[str]:
@@ -105,7 +105,7 @@ def install_hooks(
         git("config", "--local", "--add", "include.path", "../.gitconfig")
     return "../.gitconfig" in git("config", "--local", "--get-all", "include.path").splitlines()
 
-# %% ../nbs/28_launch.ipynb #71825d34
+# %% ../nbs/28_launch.ipynb #04229ea2
 def _configuration() -> Path:
     import mlops_kit
 
@@ -119,7 +119,7 @@ def server_command(
 ) -> tuple[list[str], dict[str, str]]:  # Command, and its environment
     "Say how JupyterLab is started."
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    command += [f"--LabApp.default_url=/lab/tree/{quote(first)}?file-browser-path=/", *(more or [])]
+    command += [f"--LabApp.default_url=/lab/tree/{quote(first)}", *(more or [])]
     joined = {"PYTHONPATH": [str(root), os.environ.get("PYTHONPATH")]}
     joined |= {"JUPYTER_CONFIG_PATH": [str(_configuration()), os.environ.get("JUPYTER_CONFIG_PATH")]}
     joined |= {"PATH": [str(Path(sys.executable).parent), os.environ.get("PATH")]}  # For terminals in JupyterLab

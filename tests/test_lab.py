@@ -63,6 +63,8 @@ def test_a_copy_of_a_failed_step_opens_at_the_cell_and_fails_again(ran, monkeypa
     assert 'gate("total"' in notebook.cells[place + 1].source
     assert notebook.cells[1].metadata["jp-MarkdownHeadingCollapsed"]  # What comes before is folded away
     assert {cell.cell_type for cell in notebook.cells[2:place]} == {"code"}  # A text would not be folded
+    reused = Path(ran.call("open", "last", "double", "--print").out.strip())
+    assert "reused from an earlier run" in reused.read_text() and "products = " in reused.read_text()
     with pytest.raises(CellExecutionError, match="total is 12; the bar is at least 100"):
         execute(Path(done.out.strip()), ran, monkeypatch)
     assert contents(ran.root / "nbs") == before
@@ -152,7 +154,9 @@ class Server:
         told = {"cwd": project.root, "env": self.environment, "stdout": self.log, "stderr": self.log}
         self.process = subprocess.Popen([COMMAND, *words], **told)
         project.await_text(home / "log", "Use Control-C to stop")
-        said = json.loads(next((home / "runtime").glob("jpserver-*.json")).read_text())
+        file = next((home / "runtime").glob("jpserver-*.json"))
+        project.await_text(file, "}")
+        said = json.loads(file.read_text())
         self.url, self.token = said["url"], token
         self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"token {token}"}, timeout=30)
 
@@ -231,17 +235,17 @@ def test_the_server_has_the_kernel_a_start_page_and_asks_for_its_token(server):
     assert kernels["default"] == "python3" and "python3" in kernels["kernelspecs"]
     names = {file["name"] for file in server.ask("GET", "api/contents")["content"]}
     assert {"nbs", "runs", "samples", "settings.ini"} <= names
-    page = server.ask("GET", "api/contents/scratch/start.md")["content"]
-    assert "The last run of `train` **passed**" in page and page.index("[make](../nbs/make.ipynb)") < page.index(
+    page = server.ask("GET", "api/contents/start.md")["content"]
+    assert "The last run of `train` **passed**" in page and page.index("[make](nbs/make.ipynb)") < page.index(
         "[total]("
     )
     for target in ("report.html", "nbs/explore.ipynb", "settings.ini"):
         link = next(part.split(")")[0] for part in page.split("](") if part.split(")")[0].endswith(target))
-        assert (server.project.root / "scratch" / link).exists()
+        assert (server.project.root / link).exists()
     home = Path(server.environment["HOME"])
     assert not [*home.glob(".jupyter/*config*"), *home.glob(".gitconfig")]  # Nothing is installed there
     opened = server.client.get("", follow_redirects=True)
-    assert str(opened.url).endswith("/lab/tree/scratch/start.md")
+    assert opened.url.path == "/lab/tree/start.md"
 
 
 @pytest.mark.slow
@@ -323,6 +327,17 @@ def test_a_notebook_runs_top_to_bottom_in_jupyterlab_on_the_sample(server, file)
     assert not [output for output in outputs if output["type"] == "error"], outputs[-1]
     assert [output for output in outputs if output["type"] == "execute_result"]
     server.ask("DELETE", f"api/sessions/{kernel.session['id']}")
+
+
+@pytest.mark.slow
+def test_a_copy_opens_in_the_server_that_runs_already(server):
+    done = server.project.call(
+        "open", server.project.runs()[0], "make", **server.environment | {"BROWSER": "/bin/echo"}
+    )
+    assert done.rc == 0, done.err
+    url = next(word for word in done.out.split() if "token=" in word)
+    assert url.startswith(f"{server.url}lab/tree/scratch/open/") and "prep.make.ipynb" in url
+    assert httpx.get(url, follow_redirects=True).status_code == 200
 
 
 # Merges
