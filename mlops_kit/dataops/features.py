@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/features.html.md"""
 
 # %% auto #0
 __all__ = ['complete', 'reached', 'list_parts', 'read_parts', 'parts_of_gold', 'build_gold', 'describe', 'empty_features',
-           'leaks', 'list_entries', 'look_ahead']
+           'leaks', 'count_left_out', 'list_entries', 'look_ahead']
 
 # %% ../../nbs/dataops/features.ipynb #5e33e5ed
 import json
@@ -143,6 +143,15 @@ def leaks(
 ) -> list[str]:  # Forbidden columns that are in gold
     "Name the forbidden columns that are in gold."
     return [column for column in forbidden if column in gold.columns]
+
+# %% ../../nbs/dataops/features.ipynb #fad55a3b
+def count_left_out(
+    silver: str | Path,  # Folder of tables
+    examples: str,  # Table whose rows become examples
+    gold: pl.DataFrame,  # Rows with the features
+) -> int:  # Rows of `examples` that are not in gold
+    "Count the rows that became no example."
+    return (read_manifest(path(silver) / examples) or {})["rows"] - len(gold)
 
 # %% ../../nbs/dataops/features.ipynb #651f13ef
 def list_entries(

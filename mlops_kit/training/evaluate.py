@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/training/evaluate.html.md"""
 # %% auto #0
 __all__ = ['TIMED_ROWS', 'gather_models', 'score_models', 'judge_rows', 'how_measured', 'measure_speed', 'measure_size',
            'describe_test', 'name_blocks', 'score_table', 'write_evaluation', 'read_evaluation', 'draw_contributions',
-           'main_metrics', 'model_table']
+           'ask_known', 'main_metrics', 'model_table']
 
 # %% ../../nbs/training/evaluate.ipynb #6cf17d31
 import json
@@ -226,6 +226,19 @@ def draw_contributions(
     if model.family not in EXPLAINED:
         return {}
     return {"contributions": draw_importance(contribution_importance(model, rows, most))}
+
+# %% ../../nbs/training/evaluate.ipynb #8058588d
+def ask_known(
+    important: pl.DataFrame,  # From `permutation_importance`
+    allowed: dict[str, str],  # {feature that the leak check lets pass: why}
+    most: int = 3,  # Strongest features that are asked about
+) -> pl.DataFrame:  # feature, why it is asked about
+    "List the features of which a person must know that they are known at prediction time."
+    strongest = important["feature"].head(most).to_list()
+    why = {name: f"strongest feature, number {place}" for place, name in enumerate(strongest, 1)}
+    asked = {name: f"let pass: {reason}" for name, reason in allowed.items()}
+    every = {name: "; ".join(filter(None, [why.get(name), asked.get(name)])) for name in {**why, **asked}}
+    return pl.DataFrame({"known at prediction time?": [*every], "asked because": [*every.values()]})
 
 # %% ../../nbs/training/evaluate.ipynb #dfca6a12
 def main_metrics(

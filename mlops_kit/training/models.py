@@ -38,7 +38,7 @@ def part_rows(
     chosen = read_table(splits).filter(pl.col("part") == part)
     return read_table(gold).join(chosen.select(key), on=key, how="semi").sort(key)
 
-# %% ../../nbs/training/models.ipynb #a39a992c
+# %% ../../nbs/training/models.ipynb #bbd1ba4d
 @dataclass(frozen=True)
 class Model:
     "A fitted model, and what is needed to score a row with it."
@@ -47,7 +47,7 @@ class Model:
     label: str  # Column that it predicts
     classes: list  # Values of the label, sorted; the second of two is the positive one
     features: list[str]  # Columns that it reads, in order
-    categories: dict[str, list[str]]  # {feature: values of the training rows, sorted}
+    categories: dict[str, list[str] | dict[str, float]]  # {feature: values of the training rows; or the share of each}
     family: str  # trees, linear, constant, last, or an estimator of scikit-learn's interface by its dotted name
     fitted: dict[str, Any] = field(default_factory=dict)  # Numbers that it learned
     calibration: dict[str, Any] = field(
@@ -76,13 +76,13 @@ class Model:
         "Say which columns hold categories."
         return sizes_of(self.features, self.categories)
 
-# %% ../../nbs/training/models.ipynb #eb85a010
+# %% ../../nbs/training/models.ipynb #e3842f16
 def sizes_of(
     features: list[str],  # Columns of the matrix
-    categories: dict[str, list[str]],  # {feature: its values}
+    categories: dict[str, list[str] | dict[str, float]],  # From `find_categories`; a share is a number as others are
 ) -> dict[int, int]:  # {column of the matrix: how many categories}
     "Say which columns hold categories, and how many."
-    return {features.index(name): len(values) for name, values in categories.items()}
+    return {features.index(name): len(values) for name, values in categories.items() if isinstance(values, list)}
 
 # %% ../../nbs/training/models.ipynb #06491961
 FAITH = 20  # Rows that the shares of all rows count as, within each group
