@@ -46,8 +46,8 @@ _BARS = {"at_least": "≥", "at_most": "≤", "equals": "="}
 
 def _room(value: float | None, bars: dict[str, float]) -> tuple[float, float] | None:
     "Find the room to the nearest bar, negative if it is missed, and that room as a share of the bar."
-    if value is None or not bars.keys() & {"≥", "≤"}:
-        return None
+    if value is None or not bars.keys() & {"≥", "≤"} or {value, *bars.values()} == {0}:
+        return None  # Where nothing is tolerated and nothing was found, there is no room to speak of
     room, bar = min(
         (value - bar if symbol == "≥" else bar - value, bar) for symbol, bar in bars.items() if symbol != "="
     )

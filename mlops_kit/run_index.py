@@ -36,10 +36,20 @@ def index_row(
 ) -> str:  # One line of HTML
     "Write a run as a row of the index."
     report = home / run["run"] / "report.html"
-    near = {title: file.relative_to(home.parent).as_posix() for title, file in find_pages(run, home).items()}
+    pages = [*find_pages(run, home).items()][:3]
+    near = {title: file.relative_to(home.parent).as_posix() for title, file in pages}
     facts = {"run": {"env": home.name} | run, "when": _day(run["started"]), "pages": near}
     facts["report"] = report.relative_to(home.parent).as_posix() if report.exists() else ""
-    return " ".join(page("index_row.html", **facts, **verdict_of(run)).split())
+    told = verdict_of(run)
+    return " ".join(page("index_row.html", **facts, **told, deciding=_deciding(told)).split())
+
+
+def _deciding(told: dict) -> list[dict]:  # Two gates: those that failed, else the first of the last step that has some
+    named = {(gate["step"]["id"], gate["name"]): gate for gate in told["gates"]}
+    last = next((step for step in reversed(told["steps"]) if step["gates"]), {"gates": []})
+    return (
+        [gate for gate in told["gates"] if not gate["passed"]] or [named[last["id"], g["name"]] for g in last["gates"]]
+    )[:2]
 
 
 def _day(text: str) -> str:
