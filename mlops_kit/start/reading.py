@@ -10,7 +10,7 @@ __all__ = ['MOST_READ', 'MOST_CELLS', 'FEWEST_ROWS', 'MOST_COLUMNS', 'HEAD', 'SE
            'find_encoding', 'find_null_words', 'draw_rows', 'Place', 'describe_file', 'stream_file', 'name_table',
            'find_pattern', 'to_settings', 'read_files', 'hide_password', 'read_database', 'read_data']
 
-# %% ../../nbs/start/reading.ipynb #1d4f5789
+# %% ../../nbs/start/reading.ipynb #734aabb6
 import codecs
 import contextlib
 import csv
@@ -18,9 +18,12 @@ import glob
 import io
 import itertools
 import keyword
+import lzma
 import os
 import re
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,11 +161,17 @@ def find_encoding(
 def _single_byte(piece: bytes) -> str:
     return "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", piece) else "cp1252"
 
-# %% ../../nbs/start/reading.ipynb #e35d96a3
-_NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|[+-]?inf(inity)?|0000-00-00.*)\s*$"
+# %% ../../nbs/start/reading.ipynb #21399225
+_NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|0000-00-00.*)\s*$"
 _NUMBER = r"^\s*[+-]?([0-9][0-9.,:/ TZ-]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*$"
 MOST_WORDS = 3  # Different words that keep a column from being numbers
-NUMBERS = 0.98  # Least share of numbers in such a column
+NUMBERS = 0.98  # Least share of numbers in such a column; of 10 different ones half is enough
+
+
+def _are_null_words(words: pl.Series, numbers: pl.DataFrame, share: float) -> bool:
+    if len(words) > MOST_WORDS or len(numbers) < MOST_WORDS or words.str.contains("[0-9]").any():
+        return False  # `10+`, `<1` and `136A` are answers
+    return share >= NUMBERS or (len(numbers) >= 10 and share >= 0.5)
 
 
 def find_null_words(
@@ -172,15 +181,15 @@ def find_null_words(
     words: set[str] = set()
     texts: set[str] = set()
     for values in rows.iter_columns():
-        seen = values.drop_nulls().value_counts(name="times")
+        seen = values.drop_nulls().alias("value").value_counts(name="times")
         seen = seen.filter(~pl.first().str.strip_chars().str.to_uppercase().is_in(ABSENT))
         nothing = seen.filter(pl.first().str.contains(_NOTHING))
-        words.update(nothing[values.name])
+        words.update(nothing["value"])
         rest = seen.filter(~pl.first().str.contains(_NOTHING))
         numbers = rest.filter(pl.first().str.contains(_NUMBER))
-        others = rest.filter(~pl.first().str.contains(_NUMBER))[values.name]
-        few = len(others) <= MOST_WORDS and int(numbers["times"].sum()) >= NUMBERS * int(rest["times"].sum())
-        (words if few and len(numbers) > 2 else texts).update(others)
+        others = rest.filter(~pl.first().str.contains(_NUMBER))["value"]
+        share = int(numbers["times"].sum()) / max(1, int(rest["times"].sum()))
+        (words if _are_null_words(others, numbers, share) else texts).update(others)
     return sorted(words - texts)
 
 # %% ../../nbs/start/reading.ipynb #3cbbf8a5
@@ -204,7 +213,7 @@ def draw_rows(
         kept = kept.filter(lots < np.partition(lots, most)[most])
     return kept, total
 
-# %% ../../nbs/start/reading.ipynb #cd8e5372
+# %% ../../nbs/start/reading.ipynb #de12e8d4
 LARGE = 32 << 20  # Bytes, unpacked
 _PIECE = 20_000  # Rows of a piece
 
@@ -218,11 +227,7 @@ class Place(NamedTuple):
     large: bool  # Whether it is read in pieces
 
 
-def describe_file(
-    file: Path,
-    sheet: str = "",  # Of an Excel file
-) -> Place:
-    "See how a file is read."
+def _describe(file: Path, sheet: str) -> Place:
     with open_file(file) as stream:
         head = stream.read(HEAD)
         stream.seek(LARGE)
@@ -235,6 +240,18 @@ def describe_file(
         words["encoding"] = encoding = find_encoding(file)
         words["separator"] = find_separator(head.decode(encoding, "replace").removeprefix("\ufeff"))
     return Place(file, kind, words, large)
+
+
+def describe_file(
+    file: Path,
+    sheet: str = "",  # Of an Excel file
+) -> Place:
+    "See how a file is read."
+    try:
+        return _describe(file, sheet)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        what = f"the file cannot be read: {error}"
+        raise SettingsError(what, str(file), "Have it sent again: it is cut, or may not be read.") from None
 
 # %% ../../nbs/start/reading.ipynb #2bcc3738
 def _stream_parquet(file: Path, source: Source) -> Iterator[pl.DataFrame]:

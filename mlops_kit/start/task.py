@@ -16,7 +16,7 @@ from ..project import SettingsError, nearest
 from .roles import Column
 from ..training.tasks import TASKS, find_classes, find_task, known_values
 
-# %% ../../nbs/start/task.ipynb #c34cd380
+# %% ../../nbs/start/task.ipynb #494c4067
 YES = ("yes", "y", "true", "t", "1", "1.0", "positive", "pos", "+", "present", "si", "sí", "ja", "oui", "да", "是")
 ASKED = range(3, 21)  # Different whole numbers that may be classes or counts
 
@@ -36,8 +36,8 @@ def find_positive(
     values: pl.Series,  # Labels of two classes
 ) -> Any:  # One of them
     "Find the class that people ask for."
-    counts = values.value_counts(name="rows").sort("rows", values.name, descending=[False, True])
-    classes = counts[values.name].to_list()  # The rarer first; of two equal ones the second in order
+    counts = values.alias("value").value_counts().sort("count", "value", descending=[False, True])
+    classes = counts["value"].to_list()  # The rarer first; of two equal ones the second in order
     meant = [name for name in classes if str(name).strip().lower() in YES]
     return meant[0] if len(meant) == 1 else classes[0]
 
@@ -71,7 +71,7 @@ def _explain(values: pl.Series, task: str, said: str) -> str:
     kind = "whole numbers" if values.dtype.is_integer() else "numbers" if values.dtype.is_numeric() else "words"
     return f"the target holds {values.n_unique():,} different {'values' if task == 'binary' else kind}"
 
-# %% ../../nbs/start/task.ipynb #be2ba744
+# %% ../../nbs/start/task.ipynb #bacc4479
 def _known(columns: dict[str, Column], target: str) -> tuple[pl.Series, int]:  # Labels that are there; how many are not
     if target not in columns:
         raise SettingsError(f"there is no column `{target}`", "--target", nearest(target, columns))
@@ -99,5 +99,5 @@ def find_task_of(
     classes = find_classes(values, task, str(positive))
     whole = values.dtype.is_numeric() and bool((values == values.round()).all())
     ask = not said and whole and values.n_unique() in ASKED
-    rare = 1.0 if task == "regression" else min(values.value_counts(name="rows")["rows"].to_list()) / len(values)
+    rare = 1.0 if task == "regression" else min(values.alias("value").value_counts()["count"].to_list()) / len(values)
     return Task(task, classes, missing, ask, _explain(values, task, said), rare)

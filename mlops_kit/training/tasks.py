@@ -23,10 +23,10 @@ NAMES = 5  # Rows a class needs on average, for text: more classes are names, no
 def _are_classes(values: pl.Series) -> bool:
     if values.dtype.is_float() and not (values == values.round()).all():
         return False
-    counts = values.cast(pl.Int64, strict=False).value_counts(sort=True)
-    found = counts[values.name].sort().to_list()
+    counts = values.cast(pl.Int64, strict=False).alias("value").value_counts(sort=True)
+    found = counts["value"].sort().to_list()
     whole = len(found) <= FEW and found[0] in (0, 1) and found[-1] - found[0] + 1 == len(found)
-    is_count = counts[values.name][0] == 0 and len(found) > 3
+    is_count = counts["value"][0] == 0 and len(found) > 3
     return whole and not is_count and (counts["count"] >= RARE * len(values)).all()
 
 # %% ../../nbs/training/tasks.ipynb #c805d816
