@@ -9,7 +9,7 @@ __all__ = ['STRONG', 'PURE', 'OFTEN', 'HALF', 'LETTERS', 'OF_NAME', 'SAYS', 'MOS
            'TOO_GOOD', 'Strength', 'judge_alone', 'find_strong_alone', 'find_one_sided', 'named_alike', 'find_named',
            'find_families', 'find_heavy', 'find_suspects', 'find_strongest', 'too_good']
 
-# %% ../../nbs/start/suspects.ipynb #cb05ce04
+# %% ../../nbs/start/suspects.ipynb #6378e6cc
 import re
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -27,14 +27,14 @@ from mlops_kit.dataops.alone import (
     skill,
 )
 from ..dataops.leaks import WHEN, cut_values, explained, find_carriers, find_too_good, order_like
-from .giveaways import Suspect, ask_label, find_certain, find_gaps, readable, rows_to_look_at
+from .giveaways import REMOVES, Suspect, ask_label, find_certain, find_gaps, readable, rows_to_look_at
 
-# %% ../../nbs/start/suspects.ipynb #c8094460
+# %% ../../nbs/start/suspects.ipynb #2876d33c
 class Strength(NamedTuple):
     "What a column says of the label alone, on rows it was not fitted on."
 
     score: float  # AUC or R²; NaN where too few rows judge
-    share: float  # Of the doubt about a class that it takes away; rank correlation with an amount
+    share: float  # Of the uncertainty about a class that it removes; rank correlation with an amount
 
 
 def judge_alone(
@@ -48,8 +48,8 @@ def judge_alone(
         return Strength(score, explained(question, predict_alone(question, cut_values(question, column))))
     return Strength(score, order_like(column, question.truth[:, 0]))
 
-# %% ../../nbs/start/suspects.ipynb #1f55a7c2
-STRONG = {"AUC": 0.95, "R²": 0.9, "share of the doubt": 0.6, "rank correlation": 0.97}
+# %% ../../nbs/start/suspects.ipynb #c5869cc4
+STRONG = {"AUC": 0.95, "R²": 0.9, "uncertainty": 0.6, "rank correlation": 0.97}
 
 
 def find_strong_alone(
@@ -57,13 +57,13 @@ def find_strong_alone(
     alone: dict[str, Strength],  # From `judge_alone`, of the columns to look at
 ) -> list[Suspect]:  # Columns to ask about
     "Find the columns that nearly suffice."
-    first, second = ("AUC", "share of the doubt") if question.classes else ("R²", "rank correlation")
+    first, second = ("AUC", "uncertainty") if question.classes else ("R²", "rank correlation")
     found = []
     for name, (score, share) in alone.items():
         best, value = (first, score) if score >= STRONG[first] else (second, share)
         if value >= STRONG[best]:
-            seen = f"takes away {value:.0%} of the doubt" if best == "share of the doubt" else f"{best} {value:.3f}"
-            found.append(Suspect(name, "asked", "strong alone", value, f"alone it has {seen}".replace("has t", "t")))
+            seen = REMOVES.format(value) if best == "uncertainty" else f"has {best} {value:.3f}"
+            found.append(Suspect(name, "asked", "strong alone", value, f"alone it {seen}"))
     return found
 
 # %% ../../nbs/start/suspects.ipynb #755bac81
@@ -129,8 +129,8 @@ def find_named(
         if says[name] >= SAYS and named_alike(name, target)
     ]
 
-# %% ../../nbs/start/suspects.ipynb #66a23823
-MOST_TOGETHER, ROWS_TOGETHER = 60, 5_000
+# %% ../../nbs/start/suspects.ipynb #4dbd13ff
+MOST_TOGETHER, ROWS_TOGETHER = 60, 5_000  # Columns, and rows, that are asked together
 LOST, FEWEST = 0.6, 3  # Share of the skill that goes with a family; columns that can be compared
 
 
@@ -186,7 +186,7 @@ def find_suspects(
     found += find_heavy(few, best) + find_families(few, best)
     return list({one.column: one for one in reversed(found)}.values())[::-1]
 
-# %% ../../nbs/start/suspects.ipynb #0ba58f90
+# %% ../../nbs/start/suspects.ipynb #cccbdac9
 def find_strongest(
     question: Question,  # What is asked
     names: list[str],  # Features
@@ -200,7 +200,7 @@ def find_strongest(
     best = sorted(zip(names, gains / max(gains.sum(), 1e-300), strict=True), key=lambda one: -one[1])
     return [(name, float(share)) for name, share in best[:most]]
 
-
+# %% ../../nbs/start/suspects.ipynb #7e1ff7c3
 TOO_GOOD = {"AUC": 0.995, "R²": 0.99}
 
 
@@ -209,6 +209,8 @@ def too_good(
     names: list[str],  # Features
 ) -> str:  # One sentence, or ""
     "Say so where a table is too good to be true."
+    if not names:
+        return ""
     kind, score = "AUC" if question.classes else "R²", measure_together(question, names)
     if not score >= TOO_GOOD[kind]:
         return ""
