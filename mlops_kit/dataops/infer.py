@@ -25,9 +25,10 @@ from .conversion import REPAIRS, read_columns
 from ..project import StepError, path
 from ..tables import MANIFEST, read_table
 
-# %% ../../nbs/dataops/infer.ipynb #74c8b596
-_DAYS = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%Y/%m/%d", "%d-%m-%Y", "%m/%d/%y", "%d-%b-%Y"]
-FORMATS = [*_DAYS, *(f"{day} %H:%M" for day in _DAYS[:5]), "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S"]
+# %% ../../nbs/dataops/infer.ipynb #40ae9f67
+_DAYS = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d", "%Y/%m/%d", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%Y%m%d"]
+_MONTHS = ["%d-%B-%Y", "%d %B %Y", "%B-%d-%Y", "%B %d, %Y"]
+FORMATS = [*_DAYS, *_MONTHS, *(f"{day} %H:%M" for day in _DAYS[:5]), "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S"]
 
 
 class Found(NamedTuple):
@@ -69,13 +70,15 @@ def _read_time(text: pl.Series, values: pl.Series) -> Found | None:
         (found for words in choices if _try(few, kind, **words) and (found := _try(values, kind, **words))), None
     )
 
-# %% ../../nbs/dataops/infer.ipynb #de807a20
+# %% ../../nbs/dataops/infer.ipynb #459b1ee6
 _DOT: list[tuple[str, dict]] = [
     ("int", {}),
     ("int", {"thousands": ","}),
     ("float", {}),
     ("float", {"thousands": ","}),
 ]
+_DAY_NUMBER = r"^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"
+_LIKE_TIME = r"^([0-9]|[A-Z][a-z]{2,8}[ -][0-9]).*[-/. ].*[0-9]"
 _COMMA: list[tuple[str, dict]] = [
     ("int", {"thousands": ".", "decimal": ","}),
     ("float", {"decimal": ","}),
@@ -88,14 +91,15 @@ def _read_text(values: pl.Series, decimal: str) -> Found:
     text = values.drop_nulls()
     if text.is_empty() or text.str.len_bytes().max() > 40:  # type: ignore[operator]
         return Found("str", values, {})
+    if text.str.contains(_DAY_NUMBER).all() and (day := _try(values, "pl.Date", format="%Y%m%d")):
+        return day
     code = text.str.contains(r"^[+-]?(0[0-9]|[0-9]{19,}$)").any()
     numbers = [*_DOT[:1], *_COMMA, *_DOT] if decimal == "," else [*_DOT, *_COMMA]
     few = text.head(1_000)
     for kind, words in [] if code else [*numbers, ("bool", {})]:
         if _try(few, kind, **words) and (found := _try(values, kind, **words)):
             return found
-    digits = text.str.contains(r"^[0-9].*[-/.].*[0-9]").all()
-    return (_read_time(text, values) if digits else None) or Found("str", values, {})
+    return (_read_time(text, values) if text.str.contains(_LIKE_TIME).all() else None) or Found("str", values, {})
 
 # %% ../../nbs/dataops/infer.ipynb #9feb06c8
 _KINDS = {"Int64": "int", "Float64": "float", "String": "str", "Boolean": "bool", "Date": "pl.Date"}
@@ -145,7 +149,7 @@ def find_range(
     high = min(most + beyond, 0.0) if most <= 0 else most + beyond
     return math.floor(low / step) * step, math.ceil(high / step) * step
 
-# %% ../../nbs/dataops/infer.ipynb #9d5bdab8
+# %% ../../nbs/dataops/infer.ipynb #fbe38d3e
 MOST_VALUES = 50
 _SHAPES = [("[0-9]", "0123456789"), ("[A-Z]", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), ("[a-z]", "abcdefghijklmnopqrstuvwxyz")]
 
@@ -198,7 +202,7 @@ def find_keys(
             return sorted(found, key=lambda s: (sum(ranks[c][0] for c in s), math.prod(ranks[c][1] for c in s)))
     return []
 
-# %% ../../nbs/dataops/infer.ipynb #74afb26a
+# %% ../../nbs/dataops/infer.ipynb #c431cbcb
 LEAST_ROWS, TOGETHER, MOST_ORDERS = 30, 0.5, 10
 MOST_COMPARED = 60  # Columns of one kind that are compared with each other
 
@@ -225,7 +229,7 @@ def find_orders(
     pairs = [pair for names in kinds.values() for pair in permutations(names[:MOST_COMPARED], 2)]
     return [pair for pair in pairs if _keeps_order(rows.select(pair).drop_nulls())][:MOST_ORDERS]
 
-# %% ../../nbs/dataops/infer.ipynb #316f05d7
+# %% ../../nbs/dataops/infer.ipynb #70371023
 PERSONAL = r"(^|_)(name|surname|forename|e?mail|phone|tel|mobile|birth|born|dob|ssn|street|address|passport)(_|$)"
 
 
@@ -256,7 +260,7 @@ def _checks(found: Found, personal: bool) -> list[str]:
     pattern = find_pattern(known)
     return [f"pa.Check.str_matches({write_code(pattern)})"] if pattern else []
 
-# %% ../../nbs/dataops/infer.ipynb #344a0fad
+# %% ../../nbs/dataops/infer.ipynb #3ba4e8c4
 def sounds_personal(
     name: str,  # Column
 ) -> bool:
@@ -286,7 +290,7 @@ def _write_column(found: Found, empty: bool) -> str:
     lines = "".join(f"            {part},\n" for part in parts if part)
     return f"        {write_code(found.values.name)}: pa.Column(\n{lines}        ),\n"
 
-# %% ../../nbs/dataops/infer.ipynb #d5868565
+# %% ../../nbs/dataops/infer.ipynb #e7d534fd
 _TEXT = """{imports}
 {variable} = pa.DataFrameSchema(
     {{
@@ -317,7 +321,7 @@ def _write_keys(rows: pl.DataFrame, key: list[str] | None) -> str:
     )
     return wanted + "".join(f"    # or {other}\n" for other in others[:2])
 
-# %% ../../nbs/dataops/infer.ipynb #262bb52b
+# %% ../../nbs/dataops/infer.ipynb #404632dc
 def infer_contract(
     table: pl.DataFrame,  # Rows as they landed
     name: str,  # Name of the table, and of the variable

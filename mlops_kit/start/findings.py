@@ -19,7 +19,7 @@ from rich.markup import escape
 from .giveaways import FEATURES, ask_label
 from .reading import Reading
 from .roles import Column, find_roles
-from .splitting import ALIKE, Split, find_split
+from .splitting import Split, find_split
 from .suspects import ROWS_TOGETHER, find_strongest, find_suspects, too_good
 from .task import Task, find_task_of
 

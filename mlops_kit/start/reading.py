@@ -161,18 +161,17 @@ def find_encoding(
 def _single_byte(piece: bytes) -> str:
     return "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", piece) else "cp1252"
 
-# %% ../../nbs/start/reading.ipynb #fb357fdf
-_NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|[+-]?inf(inity)?|0000-00-00.*)\s*$"
+# %% ../../nbs/start/reading.ipynb #21399225
+_NOTHING = r"(?i)^\s*(\?|\.|#n/?a|#(value|ref|div/0|null|num|name)[!?]?|\(null\)|\\n|0000-00-00.*)\s*$"
 _NUMBER = r"^\s*[+-]?([0-9][0-9.,:/ TZ-]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*$"
 MOST_WORDS = 3  # Different words that keep a column from being numbers
-NUMBERS = 0.98  # Least share of numbers in such a column; of 10 different ones half is enough, unless a word has digits
+NUMBERS = 0.98  # Least share of numbers in such a column; of 10 different ones half is enough
 
 
 def _are_null_words(words: pl.Series, numbers: pl.DataFrame, share: float) -> bool:
-    if len(words) > MOST_WORDS or len(numbers) < MOST_WORDS:
-        return False
-    plain = not words.str.contains("[0-9]").any()  # `10+` and `<1` are answers
-    return share >= NUMBERS or (plain and len(numbers) >= 10 and share >= 0.5)
+    if len(words) > MOST_WORDS or len(numbers) < MOST_WORDS or words.str.contains("[0-9]").any():
+        return False  # `10+`, `<1` and `136A` are answers
+    return share >= NUMBERS or (len(numbers) >= 10 and share >= 0.5)
 
 
 def find_null_words(

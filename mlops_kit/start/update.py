@@ -24,9 +24,9 @@ import psutil
 from ..project import SettingsError, StoreError, read_json, write_file
 from ..runner import export_changed
 from .new import TEMPLATE, commit, git
-from .templates import CI, MARK, render
+from .templates import MARK, render
 
-# %% ../../nbs/start/update.ipynb #dc7560f9
+# %% ../../nbs/start/update.ipynb #e47b21e2
 def find_template(
     root: Path,  # Project's root
 ) -> dict[str, Any]:  # kit, parts and words
@@ -87,12 +87,12 @@ def write_template(
     git(root, "update-ref", f"refs/heads/{TEMPLATE}", new, old)
     return git(root, "diff", "--name-only", old, new).stdout.splitlines()
 
-# %% ../../nbs/start/update.ipynb #020c3193
+# %% ../../nbs/start/update.ipynb #f4a12450
 def merge_template(
     root: Path,  # Folder of the repository
 ) -> list[str]:  # Files in conflict
     "Merge the template's branch, without a commit."
-    driver = "import sys; from nbdev.merge import nbdev_merge; nbdev_merge(*sys.argv[1:])"
+    driver = "import sys; from nbdev.merge import nbdev_merge; sys.exit(bool(nbdev_merge(*sys.argv[1:])))"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(driver)} %O %A %B %P"
     given = ("-c", f"merge.jupyternotebook.driver={command}", "-c", "merge.conflictStyle=merge")
     done = git(root, *given, "merge", "--quiet", "--no-ff", "--no-commit", TEMPLATE, check=False)
