@@ -56,7 +56,7 @@ def new(
             raise SettingsError(f"`{option}` is missing", "command line", f"Type: {remedy}")
     _make(name, [*data, *(more or [])], target, query, time, group, task, parts, into, as_json)
 
-# %% ../nbs/16_cli_project.ipynb #54bb88b0
+# %% ../nbs/16_cli_project.ipynb #c25160d1
 def _make(
     name: str,
     data: list[str],
@@ -74,13 +74,14 @@ def _make(
     from mlops_kit.start.findings import announce, find, findings_dict
     from mlops_kit.start.new import check_place, new_project
     from mlops_kit.start.reading import read_data
+    from mlops_kit.start.rehearsal import rehearse
 
     said = Console(stderr=True, highlight=False)
     check_place(name, into)
     with said.status("reading the table"):
         reading = read_data(data, query)
     with said.status("looking for the task, leaks and a split"):
-        found = find(reading, target, time, group, task)
+        found = rehearse(find(reading, target, time, group, task))
     said.print(announce(found, name))
     with said.status("making the project"):
         root = new_project(name, found, parts, into)
@@ -100,7 +101,7 @@ def _tell(root: Path) -> str:
         lines.append(f"  {command:<12} {f'# {why}' if why else ''}".rstrip())
     return "\n".join(lines)
 
-# %% ../nbs/16_cli_project.ipynb #03f9c2fb
+# %% ../nbs/16_cli_project.ipynb #1303f1b4
 def _show_update(root: Path, as_json: bool, parts: str = "") -> None:
     from mlops_kit.start.update import update_project
 
@@ -121,7 +122,7 @@ def _say_update(done: Any) -> str:
     if not done.changed:
         return f"nothing to do: the project is what mlops-kit {done.new} makes, and what you changed"
     files = "".join(f"\n  {name}" for name in done.changed)
-    return f"from mlops-kit {done.old} to {done.new}; these files changed:{files}\nLook at them with git show -m, then: make test"
+    return f"from mlops-kit {done.old} to {done.new}; these files changed:{files}\nThen: git show -m, and make test"
 
 
 @app.command(rich_help_panel=PROJECT)

@@ -114,7 +114,7 @@ def test_a_conflict_in_a_text_names_the_file_and_loses_nothing(project, later):
     text = (project / "settings.ini").read_text()
     assert "<<<<<<<" in text and "jobs = 8" in text and "jobs = 3" in text
     assert "run train --wait" in (project / "Makefile").read_text(), "the rest is merged"
-    with pytest.raises(KitError, match="a merge is not finished; in conflict: settings.ini"):
+    with pytest.raises(KitError, match=r"a merge is not finished; in conflict: settings\.ini"):
         update_project(project)
     git(project, "checkout", "--theirs", "settings.ini")
     git(project, "add", "--all")

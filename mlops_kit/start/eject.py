@@ -15,10 +15,11 @@ from pathlib import Path
 from ..notebooks import Step, find_step, find_steps, kit_files
 from ..project import StoreError, own_package, write_file
 
-# %% ../../nbs/start/eject.ipynb #b2a1bcca
+# %% ../../nbs/start/eject.ipynb #d5979a0f
 NOTE = """- skip_exec: true
 
-Copied from mlops-kit {version}: a run now executes this notebook in place of the kit's. Its examples are about the kit's own flights, so tests skip them: write yours, put small inputs into `samples/`, and remove the line `skip_exec`."""
+Copied from mlops-kit {version}: a run now executes this notebook in place of the kit's. Its examples are about the
+kit's own flights, so tests skip them: write yours, put small inputs into `samples/`, and remove the line `skip_exec`."""
 
 
 def mark_copy(

@@ -53,7 +53,7 @@ def _cell(name: str, prose: str | None, source: str) -> dict[str, Any]:
         return cell | {"cell_type": "markdown"}
     return cell | {"cell_type": "code", "execution_count": None, "outputs": []}
 
-# %% ../../nbs/start/templates.ipynb #fefe0cad
+# %% ../../nbs/start/templates.ipynb #4f33f414
 def one_line(
     text: Any,  # What is said
 ) -> str:
@@ -82,7 +82,9 @@ def _environment() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     marks = {"block": ("[%", "%]"), "variable": ("[[", "]]"), "comment": ("[#", "#]")}
-    given: Any = {f"{kind}_{end}_string": m for kind, two in marks.items() for end, m in zip(("start", "end"), two)}
+    given: Any = {
+        f"{kind}_{end}_string": m for kind, two in marks.items() for end, m in zip(("start", "end"), two, strict=True)
+    }
     made = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **given
     )
@@ -105,7 +107,7 @@ def fill(
         remedy = "This kit's templates say what the project's own kit did not write down: make the project anew."
         raise StoreError(f"a template needs a word that is not known: {error.message}", MARK, remedy) from None
 
-# %% ../../nbs/start/templates.ipynb #465f550d
+# %% ../../nbs/start/templates.ipynb #774e7775
 BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "mlops_kit", "nbs", "environments")
 
 
@@ -116,9 +118,11 @@ def build_wheel(
     "Build the kit's wheel, the same bytes whenever the sources are the same."
     with tempfile.TemporaryDirectory() as folder:  # A copy: the build leaves folders behind, and reads old ones
         skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        for name in BUILT_FROM:
-            copy = shutil.copytree if (checkout / name).is_dir() else shutil.copy
-            copy(checkout / name, f"{folder}/{name}", **({"ignore": skip} if copy is shutil.copytree else {}))
+        for source in (checkout / name for name in BUILT_FROM):
+            if source.is_dir():
+                shutil.copytree(source, Path(folder, source.name), ignore=skip)
+            else:
+                shutil.copy(source, folder)
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", f"{folder}/made", folder]
         done = subprocess.run(
             command, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"}, capture_output=True, text=True
@@ -170,7 +174,7 @@ def kit_inside() -> Iterator[tuple[str, bytes]]:  # (path in the project, conten
     yield "environments/default/requirements.txt", (locks / "default/requirements.txt").read_bytes()
     yield "environments/test/requirements.txt", cut_lock((locks / "dev/requirements.txt").read_text(), TOOLS).encode()
 
-# %% ../../nbs/start/templates.ipynb #a6f40707
+# %% ../../nbs/start/templates.ipynb #71db8b02
 PARTS = ("project", "ci", "all")
 CI = (".github", "azure-pipelines.yml")  # Files of the part `ci`; the others are the part `project`
 
@@ -186,13 +190,13 @@ def render(
     parts: str = "all",  # project, ci or all
 ) -> list[Path]:  # Files that were written
     "Write the files of a project."
-    files = {}
+    files: dict[str, str | bytes] = {}
     for file in sorted(template_folder().rglob("*")):
         name = fill(file.relative_to(template_folder()).as_posix().removesuffix(".jinja"), words)
         if file.is_file() and "__pycache__" not in file.parts and _wanted(name, parts):
             text = fill(file.read_text(encoding="utf-8"), words | {"parts": parts})
             files[name] = to_notebook(text) if name.endswith(".ipynb") else text
-    files |= dict(kit_inside()) if parts != "ci" else {}
+    files.update(kit_inside() if parts != "ci" else ())
     said = {"kit": importlib.metadata.version("mlops-kit"), "parts": parts, "words": words}
     files[MARK] = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
     return [_write(into / name, content) for name, content in files.items()]
