@@ -23,8 +23,8 @@ lint: setup-dev  ## Style, types, and whether notebooks, package and README agre
 	$(BIN)/mypy
 	$(BIN)/python tests/agree.py
 
-lab: setup  ## JupyterLab on the project
-	$(BIN)/jupyter lab
+lab: setup  ## JupyterLab on a start page; more words for it: make lab ARGS="--port 8889"
+	$(BIN)/mlops-kit lab $(ARGS)
 
 docs: setup-dev  ## The documentation site, from the notebooks to site/
 	$(BIN)/mlops-kit docs
@@ -47,7 +47,7 @@ lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the par
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:  ## Remove everything that can be made again
-	rm -rf .venv runs scratch compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
+	rm -rf .venv runs scratch start.md compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
 
 setup: .venv/default
 setup-dev: .venv/dev
