@@ -38,7 +38,7 @@ def index_row(
     report = home / run["run"] / "report.html"
     pages = [*find_pages(run, home).items()][:3]
     near = {title: file.relative_to(home.parent).as_posix() for title, file in pages}
-    facts = {"run": {"env": home.name} | run, "when": _day(run["started"]), "pages": near}
+    facts = {"run": run | {"env": home.name}, "when": _day(run["started"]), "pages": near}
     facts["report"] = report.relative_to(home.parent).as_posix() if report.exists() else ""
     told = verdict_of(run)
     return " ".join(page("index_row.html", **facts, **told, deciding=_deciding(told)).split())
