@@ -46,7 +46,7 @@ def index_row(
 
 def _deciding(told: dict) -> list[dict]:  # Two gates: those that failed, else the first of the last step that has some
     named = {(gate["step"]["id"], gate["name"]): gate for gate in told["gates"]}
-    last = next((step for step in reversed(told["steps"]) if step["gates"]), {"gates": []})
+    last: dict = next((step for step in reversed(told["steps"]) if step["gates"]), {"gates": []})
     return (
         [gate for gate in told["gates"] if not gate["passed"]] or [named[last["id"], g["name"]] for g in last["gates"]]
     )[:2]

@@ -226,7 +226,8 @@ def test_everything_is_escaped(cards):
     attack = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
     facts = _poison(cards["flights"], attack) | {"model": cards["flights"]["model"]}
     page = card_page(facts, [dict.fromkeys(ADA, attack)], [attack])
-    assert not {"script", "img"} & {tag for tag, _ in _Tags(page).seen} and page.count("&lt;script&gt;") > 20
+    tags = [tag for tag, _ in _Tags(page).seen]
+    assert "img" not in tags and tags.count("script") == 1 and page.count("&lt;script&gt;") > 20
 
 
 def test_renewing_loads_nothing_heavy():
