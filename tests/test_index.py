@@ -54,6 +54,13 @@ def test_a_failed_run_says_what_stopped_it(ran):
     assert "misses its bar" in row[0] and 'class="bad"' in row[0]
 
 
+def test_a_note_shows_in_its_line(ran):
+    """Why a run was made stands where runs are listed."""
+    assert ran.call("note", "last", "More <trees>").rc == 0
+    page = (ran.root / "runs/index.html").read_text()
+    assert "Note: More &lt;trees&gt;" in page and len(listed(page)) == 1
+
+
 def test_all_links_lead_to_files(ran):
     """Every page of every run leads to files that exist, and to nothing outside."""
     ran.edit("double", "factor: int = 2", "factor: int = 3")
