@@ -123,7 +123,7 @@ def plain(
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader
 
-    same = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "auto_reload": False}
+    same: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "auto_reload": False}
     made = Environment(loader=PackageLoader("mlops_kit"), **same)
     script = made.loader.get_source(made, "page.js")[0]  # type: ignore[union-attr]
     known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
