@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_app import LOOK, PROJECT, Env, RunName, StepName, app, read_ledger
+from .cli_app import LOOK, PROJECT, AsJson, Env, RunName, StepName, app, read_ledger, show
 from .project import StoreError, find_root
 
 # %% ../nbs/16_cli_lab.ipynb #894bb498
@@ -43,6 +43,7 @@ def open_command(
     step: StepName,
     env: Env = None,
     only_print: Annotated[bool, typer.Option("--print", "--no-browser", help="Print its path, open nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Open a copy of a step's notebook as one run saw it: its code, parameters and inputs, at the cell that failed.
 
@@ -54,6 +55,6 @@ def open_command(
     from mlops_kit.reopening import write_copy
 
     copy = write_copy(find_run(read_ledger(env)[0], name), step, env)
-    typer.echo(copy)
+    show({"notebook": copy}, copy, as_json)
     if not only_print:
         open_file(copy)

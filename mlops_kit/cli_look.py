@@ -127,6 +127,7 @@ def note(
     from mlops_kit import ledger
     from mlops_kit.evidence import write_report
     from mlops_kit.project import SettingsError
+    from mlops_kit.run_index import add_to_index
 
     if not text.strip():
         raise SettingsError("the note is empty", "command line", 'Write mlops-kit note RUN "why it was made".')
@@ -137,6 +138,7 @@ def note(
     runs, _ = read_ledger(env)
     if (home / done["run"] / "report.html").exists():
         write_report(runs, done["run"], home)
+        add_to_index(ledger.find_run(runs, done["run"]), home)
     if "mlflow_run" in done:
         _track_note(ledger.find_run(runs, done["run"]), env)
 

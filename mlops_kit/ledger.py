@@ -8,9 +8,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/ledger.html.md"""
 __all__ = ['SCHEMA', 'RUNNING', 'append', 'read_events', 'read_runs', 'find_run']
 
 # %% ../nbs/07_ledger.ipynb #6d6613b8
+import contextlib
+import gc
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,10 +48,25 @@ def _ends_whole(stream) -> bool:
     return stream.read(1) == b"\n"
 
 # %% ../nbs/07_ledger.ipynb #e37e8e8b
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    "Nothing here is garbage: to look for some while a list of events grows doubles the time."
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_without_collector()
 def read_events(
     file: Path,  # The ledger
 ) -> list[dict]:  # Events, oldest first
     "Read the ledger, passing over lines that were cut off."
+    from pydantic_core import from_json  # Four times as fast as that of the standard library
+
     try:
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
@@ -56,7 +74,7 @@ def read_events(
     events = []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = from_json(line)
         except ValueError:
             continue
         if not isinstance(event, dict):

@@ -123,7 +123,8 @@ def plain(
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader
 
-    made = Environment(loader=PackageLoader("mlops_kit"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    same: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "auto_reload": False}
+    made = Environment(loader=PackageLoader("mlops_kit"), **same)
     script = made.loader.get_source(made, "page.js")[0]  # type: ignore[union-attr]
     known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     made.globals.update(tokens=tokens, decimals=decimals, script=script, script_hash=known)

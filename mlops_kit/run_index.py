@@ -38,7 +38,7 @@ def index_row(
     report = home / run["run"] / "report.html"
     pages = [*find_pages(run, home).items()][:3]
     near = {title: file.relative_to(home.parent).as_posix() for title, file in pages}
-    facts = {"run": {"env": home.name} | run, "when": _day(run["started"]), "pages": near}
+    facts = {"run": run | {"env": home.name}, "when": _day(run["started"]), "pages": near}
     facts["report"] = report.relative_to(home.parent).as_posix() if report.exists() else ""
     told = verdict_of(run)
     return " ".join(page("index_row.html", **facts, **told, deciding=_deciding(told)).split())
@@ -46,7 +46,7 @@ def index_row(
 
 def _deciding(told: dict) -> list[dict]:  # Two gates: those that failed, else the first of the last step that has some
     named = {(gate["step"]["id"], gate["name"]): gate for gate in told["gates"]}
-    last = next((step for step in reversed(told["steps"]) if step["gates"]), {"gates": []})
+    last: dict = next((step for step in reversed(told["steps"]) if step["gates"]), {"gates": []})
     return (
         [gate for gate in told["gates"] if not gate["passed"]] or [named[last["id"], g["name"]] for g in last["gates"]]
     )[:2]

@@ -57,7 +57,7 @@ def test_help_shows_examples_that_exist(words):
     assert 1 <= len(examples) <= 3 and lines[0].endswith((".", ":"))
     for example in examples:
         assert example.startswith(words.removesuffix(" list")), example
-        assert parse(shlex.split(example)[1:]).command.name == command.name
+        assert parse(shlex.split(example.partition(" > ")[0])[1:]).command.name == command.name
 
 
 @pytest.mark.parametrize("example", ["mlops-kit run train --dri-run", "mlops-kit rnu", "mlops-kit status --last many"])
@@ -285,9 +285,9 @@ def test_json_is_one_object(answer, project, words):
 
 
 def test_every_command_that_prints_a_result_has_json():
-    """No command was forgotten."""
+    """No command was forgotten; JupyterLab alone has no result."""
     lacks = {words for words, found in COMMANDS.items() if "--json" not in {o for p in found.params for o in p.opts}}
-    assert lacks == set()
+    assert lacks == {"mlops-kit lab"}
 
 
 def test_nothing_heavy_is_imported_for_help():
