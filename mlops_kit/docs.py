@@ -6,28 +6,27 @@ Docs: https://mlops-kit.github.io/mlops-kit/docs.html.md"""
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ROOMS', 'EXTRA', 'in_section', 'in_rooms', 'navigation', 'as_toml', 'write_pages', 'broken_links',
-           'build']
+           'build', 'with_results']
 
-# %% ../nbs/26_docs.ipynb #4e419414
+# %% ../nbs/26_docs.ipynb #1e18bdd4
+import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from nbdev.config import get_config
-
 from .docs_markdown import Page, Site, make_site, page_markdown
 from .docs_reference import commands_page, section_page, settings_page
-from .project import SettingsError, StepError, find_root, write_file
+from .look import plain
+from .project import SettingsError, StepError, find_root, own_package, write_file
 
 # %% ../nbs/26_docs.ipynb #2d1cd8ff
 SECTIONS = {  # {folder: (title, what a reader finds there)}
@@ -191,7 +190,7 @@ def _problem(tag: str, target: str, place: str, site: Path, read: dict[str, _Lin
     anchors = read[inside].ids if inside in read else {unquote(url.fragment)}
     return f"{target}: no such heading" if url.fragment and unquote(url.fragment) not in anchors else ""
 
-# %% ../nbs/26_docs.ipynb #26e801e0
+# %% ../nbs/26_docs.ipynb #01edb89e
 def build(
     root: Path,  # Project's root
     out: Path | None = None,  # Where the site goes; `site/` by default
@@ -201,7 +200,7 @@ def build(
 
     place, out = root / "build" / "docs", out or root / "site"
     place.mkdir(parents=True, exist_ok=True)
-    with open(place / "lock", "w") as lock:
+    with open(place / "lock", "w") as lock, contextlib.chdir(root):  # nbdev's workers look for pyproject.toml there
         fcntl.flock(lock, fcntl.LOCK_EX)
         processed = proc_nbs(str(root / "nbs"), force=_older(root / "_proc", root))
         site = make_site(root, processed, EXTRA)
@@ -210,7 +209,7 @@ def build(
         _zensical(place)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(place / "site", out)
-    _refuse_broken(broken_links(out, f"{get_config(root).doc_baseurl}/"), out)
+    _refuse_broken(broken_links(out, f"{site.config.doc_baseurl}/"), out)
     return out
 
 
@@ -218,11 +217,17 @@ def _configuration(site: Site) -> str:
     file = site.root / "docs" / "zensical.toml"
     if not file.exists():
         raise SettingsError("there is no site to build", str(file), "Take the folder docs/ of the kit, and edit it.")
-    return file.read_text().replace("nav = []", f"nav = {as_toml(navigation(site))}")
+    config = site.config
+    told = {"site_name": config.title, "site_url": f"{config.doc_host}{config.doc_baseurl}/", "nav": navigation(site)}
+    told["site_description"] = config.description
+    lines = "".join(f"{key} = {as_toml(value)}\n" for key, value in told.items())
+    # Not repo_url: with that, every page asks the repository's host for its stars
+    link = as_toml([{"icon": "simple/git", "link": config.git_url, "name": "Repository"}])
+    return file.read_text().replace("[project]\n", f"[project]\n{lines}extra.social = {link}\n", 1)
 
 
 def _older(cache: Path, root: Path) -> bool:  # Modules give signatures, symbols and lines: any change may show
-    modules = Path(get_config(root).lib_path).rglob("*.py")
+    modules = (root / (own_package(root) or "nbs")).rglob("*.py")
     return cache.exists() and max((file.stat().st_mtime for file in modules), default=0) > cache.stat().st_mtime
 
 
@@ -232,10 +237,34 @@ def _zensical(place: Path) -> None:
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(place / "zensical.toml")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise StepError((done.stdout + done.stderr).strip(), str(place), "Mend the pages that are named.")
+        told = plain(done.stdout + done.stderr).partition("Traceback")[0].strip()
+        raise StepError(told, str(place), "Mend the pages that are named.")
 
 
 def _refuse_broken(problems: list[str], out: Path) -> None:
     if problems:
         more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise StepError("\n".join(problems[:20]) + more, str(out), "Mend these links in their notebooks.")
+
+# %% ../nbs/26_docs.ipynb #dc7bd9aa
+def with_results(
+    root: Path,  # Project's root
+) -> Path:  # Root of a copy whose notebooks hold their results
+    "Copy what git knows of the project, and run every notebook there."
+    copy = root / "build" / "docs" / "results"
+    shutil.rmtree(copy, ignore_errors=True)
+    for name in _run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], root).split("\0"):
+        if name and (root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy / name)
+    _run([str(Path(sys.executable).with_name("nbdev-test")), "--save"], copy)
+    return copy
+
+
+def _run(command: list[str], folder: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(folder)}  # The copy's own package, not the installed one
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        told = plain(f"{done.stdout}{done.stderr}".strip(), 2000)
+        raise StepError(f"{Path(command[0]).name} failed:\n{told}", str(folder), "Mend it, and build again.")
+    return done.stdout

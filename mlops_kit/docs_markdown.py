@@ -75,7 +75,7 @@ def read_pages(
             pages.append(Page(notebook, place, said["title"], said.get("description", ""), cells[1:]))
     return pages
 
-# %% ../nbs/26_docs_markdown.ipynb #62688136
+# %% ../nbs/26_docs_markdown.ipynb #9af6ebaf
 @dataclass(frozen=True)
 class Site:
     "What links can lead to."
@@ -83,6 +83,11 @@ class Site:
     root: Path  # Project's root
     pages: dict[PurePosixPath, Page]  # {place: page}
     extra: frozenset[PurePosixPath] = frozenset()  # Places of pages that no notebook makes
+
+    @functools.cached_property
+    def config(self) -> Any:
+        "Read nbdev's configuration: where the repository is."
+        return get_config(self.root)
 
     @functools.cached_property
     def symbols(self) -> dict[str, list[Page]]:  # {name: pages that show it}
@@ -137,7 +142,7 @@ def link_symbol(
         found = [one for one in found if one.place == STEPS]
     return f"{link_to(found[0].place, page.place)}#{short.lower()}" if len(found) == 1 else ""
 
-# %% ../nbs/26_docs_markdown.ipynb #0a22bc7b
+# %% ../nbs/26_docs_markdown.ipynb #9c7ad114
 _REMEDY = "Mend the link: paths are relative to the notebook, or to the project's root."
 _PICTURES = {".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp"}
 
@@ -171,10 +176,10 @@ def _link_existing(file: Path, page: Page, site: Site) -> tuple[str, Path | None
         return link_to(inside, page.place), file
     if file.is_dir() and below / "index.md" in site.pages.keys() | site.extra:
         return link_to(below / "index.md", page.place), None
-    config = get_config(site.root)
-    return f"{config.git_url}/{'tree' if file.is_dir() else 'blob'}/{config.branch}/{inside}", None
+    kind = "tree" if file.is_dir() else "blob"
+    return f"{site.config.git_url}/{kind}/{site.config.branch}/{inside}", None
 
-# %% ../nbs/26_docs_markdown.ipynb #cd386b02
+# %% ../nbs/26_docs_markdown.ipynb #1489f71a
 _LINK = re.compile(r"(?<=\]\()[^)\s]+|(?<=src=\")[^\"]+|(?<=href=\")[^\"]+")
 _SYMBOL = re.compile(r"\[`([^`\]]+)`\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(^(`{3,}|~{3,}).*?^\2[ \t]*$|`+[^`\n]+`+)", re.M | re.S)
@@ -188,7 +193,7 @@ def prose(
     pictures: dict[str, Path],  # {place: picture that has to be there}, added to
 ) -> str:  # Markdown of the page
     "Turn links and boxes into the site's."
-    host = get_config(site.root).doc_host
+    host = site.config.doc_host
 
     def symbol(found: re.Match) -> str:
         made = link_symbol(found[1], page, site) if found[2].startswith(host) else found[2]
@@ -212,7 +217,7 @@ def _box(found: re.Match) -> str:
     body = found[2][title.end() if title else 0 :].strip("\n")
     return f"{head}\n\n{indent(body, '    ')}"
 
-# %% ../nbs/26_docs_markdown.ipynb #ded78973
+# %% ../nbs/26_docs_markdown.ipynb #28e5d9a0
 def results(
     cell: dict[str, Any],  # A code cell
     page: Page,  # Where it stands
@@ -232,15 +237,23 @@ def _result(output: dict[str, Any], page: Page, site: Site, files: dict[str, Any
     for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
         if kind in data:
             return _figure(data[kind], suffix, page, files, told)
+    if re.match(r"\s*<!doctype", data.get("text/html", ""), re.I):
+        return _frame(data["text/html"], page, files)
     if "text/html" in data:
         table = re.sub(r"<style.*?</style>|\n\s*(?=\n)", "", data["text/html"], flags=re.S)
-        return f'<div class="result">\n{table.strip()}\n</div>\n'
+        return f'<div class="shown">\n{table.strip()}\n</div>\n'
     text = plain(data.get("text/plain") or _text(output.get("text", "")) or "\n".join(output.get("traceback", ())))
-    return f"{_fence(text)}{{ .text .result }}\n{text.rstrip()}\n{_fence(text)}\n" if text.strip() else ""
+    return f"{_fence(text)}{{ .text .shown }}\n{text.rstrip()}\n{_fence(text)}\n" if text.strip() else ""
 
 
 def _fence(text: str) -> str:
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def _frame(text: str, page: Page, files: dict[str, Any]) -> str:  # A whole page keeps its own style
+    name = f"{page.place.stem}_files/{len(files) + 1}.html"
+    files[str(page.place.parent / name)] = text
+    return f'<iframe src="{name}" title="The page that this cell makes" loading="lazy"></iframe>\n'
 
 
 def _figure(data: str, suffix: str, page: Page, files: dict[str, Any], told: str) -> str:
@@ -249,7 +262,7 @@ def _figure(data: str, suffix: str, page: Page, files: dict[str, Any], told: str
     words = re.sub(r"[\[\]`*_#\n]+|\(\S+\)", " ", told).strip().partition(". ")[0]
     return f"![{words or page.title}]({name}){{ .figure }}\n"
 
-# %% ../nbs/26_docs_markdown.ipynb #e93ab8f6
+# %% ../nbs/26_docs_markdown.ipynb #26d73bc0
 def parameter_table(
     params: Iterable[Param],  # Of a step, or keys of a section of settings
 ) -> str:  # Markdown
@@ -270,13 +283,19 @@ def table(
     head: Iterable[str],  # Titles of the columns
     rows: Iterable[Iterable[str]],  # Cells, as Markdown of one line
 ) -> str:
-    "Write a table of Markdown; a stroke within a cell stays one."
-    head = [*head]
-    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows)]
+    "Write a table of Markdown, or nothing where it has no rows; a stroke within a cell stays one."
+    head, rows = [*head], [*rows]
+    if not rows:
+        return ""
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
     rows_of_text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f'<div class="stack" markdown>\n\n{rows_of_text}\n\n</div>\n'  # The style sheet stacks it on a phone
+    return f'<div class="listing" markdown>\n\n{rows_of_text}\n\n</div>\n'  # The style sheet stacks it on a phone
 
-# %% ../nbs/26_docs_markdown.ipynb #272a6b9e
+# %% ../nbs/26_docs_markdown.ipynb #d8d4970f
 def page_markdown(
     page: Page,
     site: Site,
@@ -301,8 +320,7 @@ def _head(page: Page, site: Site) -> str:
     front = f"---\ntitle: {json.dumps(page.title)}\ndescription: {json.dumps(page.blurb)}\n---\n"
     if page.place.name == "index.md":
         return f"{front}\n# {page.title}\n\n{_lede(page.blurb)}"
-    config = get_config(site.root)
-    notebook = f"{config.git_url}/blob/{config.branch}/nbs/{page.notebook}"
+    notebook = f"{site.config.git_url}/blob/{site.config.branch}/nbs/{page.notebook}"
     kind = '<span class="step">step</span> ' if page.is_step else ""
     return f"{front}\n# {page.title}\n\n{_lede(page.blurb)}{kind}[notebook]({notebook}){{ .source }}"
 

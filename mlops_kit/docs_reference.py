@@ -43,7 +43,12 @@ def _command(command: Any, words: str) -> str:
     context = command.make_context(words, [], resilient_parsing=True)
     usage = command.get_usage(context).removeprefix("Usage:").strip()
     rows = [(f"`{name}`", _option(text)) for name, text in filter(None, _records(command, context))]
-    told = [f"## {words}", f"```text\n{usage}\n```", _told(command.help), table(("word", "meaning"), rows) if rows else ""]
+    told = [
+        f"## {words}",
+        f"```text\n{usage}\n```",
+        _told(command.help),
+        table(("word", "meaning"), rows) if rows else "",
+    ]
     return "\n\n".join(part for part in [*told, _told(command.epilog)] if part.strip())
 
 
@@ -60,22 +65,23 @@ def _told(text: str | None) -> str:  # Lines that are commands become examples
     text = re.sub(r"\[/?[a-z ]+\]", "", text or "")
     return re.sub(r"((?:^[ \t]*\$?[ \t]*mlops-kit .*(?:\n|\Z))+)", r"\n```bash\n\1\n```\n", text, flags=re.M)
 
-# %% ../nbs/26_docs_reference.ipynb #bed8b9fe
+# %% ../nbs/26_docs_reference.ipynb #0371db9f
 def model_params(
     model: Any,  # A pydantic model, each field with its meaning as a comment
 ) -> list[Param]:
     "Read the fields of a model as parameters."
     lines = inspect.getsource(model).splitlines()
-    fields = [of for of in ast.parse("\n".join(lines)).body[0].body if isinstance(of, ast.AnnAssign)]
-    return [_field(of, model.model_fields[of.target.id], lines) for of in fields]
+    definition: Any = ast.parse("\n".join(lines)).body[0]
+    fields = [node for node in definition.body if isinstance(node, ast.AnnAssign)]
+    return [_field(node, model.model_fields[ast.unparse(node.target)], lines) for node in fields]
 
 
 def _field(node: Any, field: Any, lines: list[str]) -> Param:
     comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().partition("#")[2].strip()
     default = None if field.is_required() else field.default
-    return Param(node.target.id, ast.unparse(node.annotation), default, field.description or comment)
+    return Param(ast.unparse(node.target), ast.unparse(node.annotation), default, field.description or comment)
 
-# %% ../nbs/26_docs_reference.ipynb #5e2d6b2b
+# %% ../nbs/26_docs_reference.ipynb #38e8d5c1
 SECTIONS = {
     "pipeline": "What a pipeline is made of. The parameters of its steps stand here too, as `name` or `step.name`.",
     "step": "How a step is run, whatever the pipeline.",
@@ -89,12 +95,16 @@ def settings_page(
     from mlops_kit import settings
     from mlops_kit.dataops.source_settings import Source
 
-    parts = [_SETTINGS, f"## [DEFAULT] and environments\n\n{_ENVIRONMENTS}\n\n{parameter_table(settings.KIT.values())}"]
-    for name, told in SECTIONS.items():
-        parts.append(f"## [{name}.NAME]\n\n{told}\n\n{parameter_table(settings.SECTIONS[name].values())}")
-    parts += [f"## [source.WORKLOAD.TABLE]\n\n{_SOURCE}\n\n{parameter_table(model_params(Source))}", f"## [workload.NAME]\n\n{_WORKLOAD}"]
-    parts += [f"## [quality.NAME]\n\n{_QUALITY}", f"## Parameters of steps\n\n{_STEPS}", *_step_tables(root)]
-    return "\n\n".join(parts) + "\n"
+    keys = [param for param in model_params(Source) if param.name != "name"]  # The name stands in its section's
+    bars = f" [Bars](../{_BARS}.md) says more." if (root / "nbs" / f"{_BARS}.ipynb").exists() else ""
+    told: dict[str, tuple[str, Iterable[Param]]] = {
+        "[DEFAULT] and environments": (_ENVIRONMENTS, settings.KIT.values())
+    }
+    told |= {f"[{name}.NAME]": (text, settings.SECTIONS[name].values()) for name, text in SECTIONS.items()}
+    told |= {"[source.WORKLOAD.TABLE]": (_SOURCE, keys), "[workload.NAME]": (_WORKLOAD, ())}
+    told |= {"[quality.NAME]": (_QUALITY + bars, ()), "Parameters of steps": (_STEPS, ())}
+    parts = [f"## {title}\n\n{text}\n\n{parameter_table(params)}" for title, (text, params) in told.items()]
+    return "\n\n".join([_SETTINGS, *parts, *_step_tables(root)]) + "\n"
 
 
 _SETTINGS = """# Settings
@@ -106,9 +116,10 @@ name environment variables. `mlops-kit settings` prints the values in force, and
 _ENVIRONMENTS = "For every environment under `[DEFAULT]`, for one under `[dev]`, `[test]` or `[prod]`."
 _SOURCE = "Where a table comes from. One of `files`, `sql`, `http` and `call` says of which kind the source is."
 _WORKLOAD = "What holds for a workload in every pipeline: any parameter of a step, as `name` or `step.name`."
-_QUALITY = """The bars of a workload, which `training.evaluate` holds. A bar is called after what it measures and ends in
-`_at_least` or `_at_most`: `auc_at_least`, `slice_auc_at_least`, `auc_over_linear_low_at_least` (the low end of the
-interval of the difference to a baseline). [Bars](../training/bars.md) lists what can be measured."""
+_QUALITY = """The bars of a workload, which `training.evaluate` holds. A bar is named after what it measures, and ends
+in `_at_least` or `_at_most`: `auc_at_least`, `slice_auc_at_least`, `auc_over_linear_low_at_least` (the low end of the
+interval of the difference to a baseline)."""
+_BARS = "training/bars"  # The notebook that lists what can be measured
 _STEPS = "An output is placed by the runner and has no key here. An input is set only to read another path."
 
 
@@ -119,14 +130,14 @@ def _step_tables(root: Path) -> Iterator[str]:
         page = f" [Its page](../{notebook.with_suffix('.md').as_posix()})." if ".." not in notebook.parts else ""
         yield f"### {name}\n\n{step.blurb}{page}\n\n{parameter_table(settable)}"
 
-# %% ../nbs/26_docs_reference.ipynb #51836c09
+# %% ../nbs/26_docs_reference.ipynb #1291fb50
 def list_pages(
     pages: Iterable[Page],  # That are listed
     place: PurePosixPath,  # Where the list stands
 ) -> str:  # Markdown
     "List pages, each with its first sentence."
     rows = ((f"[{page.title}]({link_to(page.place, place)})", _kind(page), page.blurb) for page in pages)
-    return table(("page", "", "what it does"), rows)
+    return table(("page", "kind", "what it does"), rows)
 
 
 def _kind(page: Page) -> str:

@@ -49,11 +49,16 @@ def _member(part: ast.stmt, lines: list[str]) -> str:  # Nothing for what is pri
     told = [f'{indent}    "{first}"'] if first else []
     return "\n".join(["", *wrapped, *lines[part.lineno - 1 : part.body[0].lineno - 1], *told])
 
-# %% ../nbs/26_docs_signatures.ipynb #b4dae5e6
+# %% ../nbs/26_docs_signatures.ipynb #ddc8c371
 @functools.lru_cache(maxsize=4)
 def _definitions(file: Path, moment: float) -> tuple[list[str], dict[str, Any]]:
     text = file.read_text()
     return text.splitlines(), {of.name: of for of in ast.parse(text).body if isinstance(of, Definition)}
+
+
+@functools.cache
+def _config(root: Path) -> Any:
+    return get_config(root)
 
 
 def show_source(
@@ -61,7 +66,7 @@ def show_source(
     name: str,  # Function or class in it
 ) -> str:  # Markdown
     "Write heading, source link, signature and docstring of a symbol."
-    config = get_config(find_root())
+    config = _config(find_root())
     file = config.lib_path / f"{module.replace('.', '/')}.py"
     lines, found = _definitions(file, file.stat().st_mtime) if file.exists() else ([], {})
     if name not in found:

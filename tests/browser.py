@@ -7,6 +7,7 @@ import http.server
 import json
 import subprocess
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Browser:
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
         while (told := self._receive()).get("id") != self.number:
             pass
-        assert "error" not in told, told
+        if "error" in told:
+            raise ConnectionError(told["error"]["message"])
         return told["result"]
 
     def _receive(self):
@@ -52,6 +54,10 @@ class Browser:
         if told.get("method") == "Runtime.exceptionThrown":
             self.errors.append(told["params"]["exceptionDetails"])
         return told
+
+    def elsewhere(self):
+        """What was requested from other machines."""
+        return [url for url in self.requested if not url.startswith(("data:", "blob:", "http://127.0.0.1:"))]
 
     def open(self, url, width=1280, height=900, scheme="light"):
         """Open a page, in a window of a size and a colour scheme, and wait until it is loaded."""
@@ -63,15 +69,20 @@ class Browser:
             pass
 
     def run(self, script):
-        """Evaluate an expression, a promise too."""
+        """Evaluate an expression; wait where it is a promise."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, script, tries=100):
-        """Wait until an expression is true."""
-        waiting = "new Promise(done => setTimeout(done, 100))"
-        return next((found for _ in range(tries) if (found := self.run(script) or self.run(waiting))), None)
+    def wait(self, script, seconds=20):
+        """Wait until an expression is true; it cannot be asked while another page is on its way."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(ConnectionError):
+                if found := self.run(script):
+                    return found
+            time.sleep(0.1)
+        return None
 
     def picture(self, file):
         """Take a picture of the window."""

@@ -164,7 +164,8 @@ def _landed_columns(rows: pl.DataFrame, schema: "pa.DataFrameSchema", name: str)
 def _read(rows: pl.DataFrame, readers: dict[str, pl.Expr], schema: "pa.DataFrameSchema") -> pl.DataFrame:
     "Read the columns at once; where Polars refuses, each alone, so that one column spoils no other."
     try:
-        return rows.with_columns(**readers).select(list(readers))
+        named = [reader.alias(column) for column, reader in readers.items()]
+        return rows.with_columns(named).select(list(readers))
     except pl.exceptions.PolarsError:
         read = {}
         for column, reader in readers.items():

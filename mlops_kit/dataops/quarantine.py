@@ -68,12 +68,13 @@ def _timed(seconds: dict[str, float], operation: str) -> Iterator[None]:
     yield
     seconds[operation] = seconds.get(operation, 0.0) + time.perf_counter() - start
 
-# %% ../../nbs/dataops/quarantine.ipynb #e3855e8e
+# %% ../../nbs/dataops/quarantine.ipynb #3ea691db
 def _aside(work: _Work, schema: "pa.DataFrameSchema") -> tuple[dict[str, pl.Series], pl.Series | None]:
     "Find the rows that go to quarantine before a rule is asked, and those that share their key."
     key = next(iter(keys_of(schema)), None)
     twins = shared(work.typed.select(key)) if key else None
-    aside = {LEFT_OUT: work.left_out, REPEATED: find_repeats(work.rows, twins)}
+    own = about(schema, "repeats") == "keep"
+    aside = {LEFT_OUT: work.left_out, REPEATED: None if own else find_repeats(work.rows, twins)}
     return {rule: rows for rule, rows in aside.items() if rows is not None and rows.any()}, twins
 
 

@@ -24,7 +24,7 @@ from ..project import SettingsError, StepError, nearest, scrub
 if TYPE_CHECKING:
     import polars as pl
 
-# %% ../../nbs/dataops/source_settings.ipynb #2f74a2ad
+# %% ../../nbs/dataops/source_settings.ipynb #27828611
 class Source(BaseModel, extra="forbid", frozen=True):
     "Where a table comes from, and how it is read."
 
@@ -33,10 +33,11 @@ class Source(BaseModel, extra="forbid", frozen=True):
     sql: str = ""  # SQLAlchemy URL
     http: str = ""  # URL; may hold `{part}`
     call: str = ""  # `package.module:function`, called as function(part, source)
-    format: Literal["", "csv", "parquet", "jsonl", "json"] = ""  # Where suffix or content type do not say it
+    format: Literal["", "csv", "parquet", "jsonl", "json", "excel"] = ""  # Where suffix or content type do not say it
+    sheet: str = ""  # Of an Excel file; the first where empty
     separator: str = Field(",", min_length=1, max_length=1)  # Between the fields of a CSV row
     encoding: str = "utf-8"  # Of text; a byte order mark is removed
-    null_values: tuple[str, ...] = ()  # Fields of a CSV file that mean "missing", beside the empty one
+    null_values: tuple[str, ...] = ()  # Fields of a CSV or Excel file that mean "missing", beside the empty one
     columns: tuple[str, ...] = ()  # Must be there, in any order; others land as well
     query: str = ""  # SQL that selects the rows
     time: str = ""  # Column whose first 7 characters as text, such as 2013-02, are the part of a row
@@ -63,8 +64,8 @@ class Source(BaseModel, extra="forbid", frozen=True):
         "Say which of the four kinds of source this is."
         return next(kind for kind in KEYS if getattr(self, kind))
 
-# %% ../../nbs/dataops/source_settings.ipynb #ef112503
-_TEXT = {"format", "separator", "encoding", "null_values"}
+# %% ../../nbs/dataops/source_settings.ipynb #0f429089
+_TEXT = {"format", "sheet", "separator", "encoding", "null_values"}
 KEYS = {  # {kind: keys that it reads, beside those of every kind}
     "files": _TEXT,
     "sql": {"query", "timeout"},

@@ -37,7 +37,7 @@ def cut(
     else:
         words = column.cast(pl.String)
     words = words.fill_null("missing")
-    common = words.value_counts().sort(["count", column.name], descending=[True, False])[column.name][:MOST]
+    common = words.alias("value").value_counts().sort(["count", "value"], descending=[True, False])["value"][:MOST]
     return words if words.n_unique() <= MOST else words.replace_strict(common, common, default="others")
 
 # %% ../../nbs/training/slices.ipynb #d49aa8f6

@@ -199,4 +199,4 @@ def new_classes(
     if task == "regression":
         return {}
     test = parts.filter(part="test").filter(~pl.col(label).is_in(parts.filter(part="train")[label].unique().to_list()))
-    return {str(value): rows for value, rows in test[label].value_counts().sort(label).iter_rows()}
+    return {str(value): rows for value, rows in test[label].alias("value").value_counts().sort("value").iter_rows()}

@@ -23,10 +23,10 @@ NAMES = 5  # Rows a class needs on average, for text: more classes are names, no
 def _are_classes(values: pl.Series) -> bool:
     if values.dtype.is_float() and not (values == values.round()).all():
         return False
-    counts = values.cast(pl.Int64, strict=False).value_counts(sort=True)
-    found = counts[values.name].sort().to_list()
+    counts = values.cast(pl.Int64, strict=False).alias("value").value_counts(sort=True)
+    found = counts["value"].sort().to_list()
     whole = len(found) <= FEW and found[0] in (0, 1) and found[-1] - found[0] + 1 == len(found)
-    is_count = counts[values.name][0] == 0 and len(found) > 3
+    is_count = counts["value"][0] == 0 and len(found) > 3
     return whole and not is_count and (counts["count"] >= RARE * len(values)).all()
 
 # %% ../../nbs/training/tasks.ipynb #c805d816
@@ -60,11 +60,12 @@ def known_values(
     "Leave out what is missing; NaN is missing, too."
     return (label.fill_nan(None) if label.dtype.is_float() else label).drop_nulls()
 
-# %% ../../nbs/training/tasks.ipynb #e17a73c2
+# %% ../../nbs/training/tasks.ipynb #a82d0ed7
 def find_classes(
     label: pl.Series,  # Labels of the training rows
     task: str,  # From `find_task`
-) -> list:  # Values, sorted; nothing for a regression
+    positive: str = "",  # Class that is asked for, of two; empty for the second in order
+) -> list:  # Values, sorted, the positive one last; nothing for a regression
     "List the classes."
     if task == "regression":
         return []
@@ -76,7 +77,10 @@ def find_classes(
             label.name,
             "Join rare ones, or set `task`: regression is for numbers.",
         )
-    return classes
+    if positive and str(positive) not in map(str, classes):
+        remedy = nearest(str(positive), map(str, classes))
+        raise SettingsError(f"no row holds the positive class `{positive}`", f"column `{label.name}`", remedy)
+    return sorted(classes, key=lambda name: str(name) == str(positive)) if task == "binary" else classes
 
 # %% ../../nbs/training/tasks.ipynb #40f9bfea
 def number_labels(

@@ -3,14 +3,19 @@
   const here = new URL(".", document.currentScript.src);
   const formulas = () => document.querySelectorAll(".arithmatex");
   const draw = () => formulas().forEach((part) => {
-    const text = part.textContent.trim(), tex = text.slice(2, -2);
-    katex.render(tex, part, { displayMode: text.startsWith("\\["), throwOnError: false });
+    const text = part.textContent.trim();
+    katex.render(text.slice(2, -2), part, { displayMode: text.startsWith("\\["), throwOnError: false });
   });
   const load = () => {
-    if (!formulas().length) return;
     const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("katex/katex.min.css", here) });
     const script = Object.assign(document.createElement("script"), { src: new URL("katex/katex.min.js", here), onload: draw });
     document.head.append(style, script);
   };
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", load) : load();
+  // What scrolls can be reached by keyboard; the buttons of each code block have a name of their own.
+  const name = () => {
+    document.querySelectorAll("article pre > code, .md-typeset__scrollwrap, .shown").forEach((part) => { part.tabIndex = 0; });
+    document.querySelectorAll(".md-code__nav").forEach((part, i) => part.setAttribute("aria-label", `Code ${i + 1}`));
+  };
+  addEventListener("DOMContentLoaded", () => formulas().length && load());
+  addEventListener("load", name);
 })();
