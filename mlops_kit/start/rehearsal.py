@@ -34,7 +34,7 @@ def draw_sample(
         drawn = pl.concat([drawn, mixed.group_by("label").head(A_CLASS).select(rows.columns)])
     return drawn["index"].unique().sort().to_list()
 
-# %% ../../nbs/start/rehearsal.ipynb #4c99733e
+# %% ../../nbs/start/rehearsal.ipynb #90edecf0
 def find_stops(
     found: Findings,
     rows: pl.DataFrame,  # Typed rows
@@ -45,7 +45,7 @@ def find_stops(
     parts = split_rows(gold, found.target, found.task.task, time, found.group)
     train, test = (parts.filter(part=part).drop("part") for part in ("train", "test"))
     leaks = find_leaks(train, test, found.target, features, key, time)
-    return {name: reason for name, reason in leaks.filter("stops").select("feature", "reason").iter_rows()}
+    return dict(leaks.filter("stops").select("feature", "reason").iter_rows())
 
 
 def rehearse(
