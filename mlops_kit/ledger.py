@@ -7,14 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/ledger.html.md"""
 # %% auto #0
 __all__ = ['SCHEMA', 'RUNNING', 'append', 'read_events', 'read_runs', 'find_run']
 
-# %% ../nbs/07_ledger.ipynb #9c8a2079
+# %% ../nbs/07_ledger.ipynb #6d6613b8
 import json
 import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .project import StoreError
+from .project import StoreError, nearest
 from .store import writing
 
 # %% ../nbs/07_ledger.ipynb #be5878a3
@@ -70,7 +70,7 @@ def read_events(
         events.append(event)
     return events
 
-# %% ../nbs/07_ledger.ipynb #542f8fc5
+# %% ../nbs/07_ledger.ipynb #297217eb
 def read_runs(
     file: Path,  # The ledger
 ) -> list[dict]:  # Runs, oldest first, each with its list of steps
@@ -106,5 +106,6 @@ def find_run(
             if name
             else "there is no run yet"
         )
-        raise StoreError(what, "ledger", "See `mlops-kit status`." if runs else "Type `mlops-kit run train`.")
+        known = nearest(name or "", [run["run"] for run in runs[-5:]])
+        raise StoreError(what, "ledger", f"{known} See `mlops-kit status`." if runs else "Type `mlops-kit run train`.")
     return found[-1]

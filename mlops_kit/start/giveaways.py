@@ -167,7 +167,7 @@ def find_identity(
             found.append(([kept[one] for one in chosen], how))
     return min(found, key=lambda one: len(one[0]), default=([], ""))
 
-# %% ../../nbs/start/giveaways.ipynb #bebbd2a0
+# %% ../../nbs/start/giveaways.ipynb #331988ef
 def find_certain(
     question: Question,  # What is asked
     names: list[str],  # Columns to look at
@@ -187,9 +187,9 @@ def _columns(found: list[Suspect]) -> list[str]:
 
 def _disguised(question: Question, name: str, score: float) -> Suspect:
     seen = (
-        f"alone it {REMOVES.format(score)}" if question.classes else f"it has its order, rank correlation {score:.4f}"
+        f"alone it {REMOVES.format(score)}" if question.classes else f"it orders rows as the label does ({score:.4f})"
     )
-    return Suspect(name, "left out", "label in other words", score, f"the label in other words: {seen}")
+    return Suspect(name, "left out", "label in other words", score, seen)
 
 # %% ../../nbs/start/giveaways.ipynb #2797cb87
 def find_gaps(

@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/splitting.html.md"""
 
 # %% auto #0
 __all__ = ['PERIODS', 'NO_TIME', 'MOST_GROUPS', 'VALUES', 'ROWS_EACH', 'SIDE_BY_SIDE', 'BY_CHANCE', 'ONCE', 'WORDS', 'NAMED',
-           'MOST_ROWS', 'PARTS', 'LEVELS', 'TREES', 'MATTERS', 'ALIKE', 'LATE', 'FEW', 'Split', 'read_moments',
+           'MOST_ROWS', 'PARTS', 'LEVELS', 'TREES', 'MATTERS', 'ALIKE', 'DRAWS', 'LATE', 'FEW', 'Split', 'read_moments',
            'find_times', 'check_time', 'find_groups', 'prepare', 'measure_skill', 'sample', 'draw_groups',
            'compare_group', 'number_alike', 'holds_copies', 'measure_late', 'check_parts', 'choose_time', 'check_group',
            'find_split', 'measure_random']
@@ -220,8 +220,8 @@ def compare_group(
     grouped = folds_by_group(number_groups(rows, group), classes, PARTS)
     return measure_skill(examples, folds_by_class(len(rows), classes, PARTS)), measure_skill(examples, grouped)
 
-# %% ../../nbs/start/splitting.ipynb #25638cfc
-ALIKE = "alike"  # Name of the column that numbers rows by what they hold
+# %% ../../nbs/start/splitting.ipynb #102537b1
+ALIKE, DRAWS = "alike", 3  # Name of the column that numbers rows by what they hold; splits that are tried
 
 
 def number_alike(
@@ -239,9 +239,12 @@ def holds_copies(
     target: str,  # Column of the label
 ) -> bool:  # True where a random split would have copies on both sides
     "Say whether rows came in more than once."
-    mixed = rows.sample(min(len(rows), 20_000), shuffle=True, seed=0)
-    half = len(mixed) // 2
-    return bool(find_copies(mixed.head(half), mixed.tail(half), [*features, target]))
+    for seed in range(DRAWS):
+        mixed = rows.sample(min(len(rows), 20_000), shuffle=True, seed=seed)
+        quarter = len(mixed) // 4
+        if find_copies(mixed.tail(-quarter), mixed.head(quarter), [*features, target]):
+            return True
+    return False
 
 # %% ../../nbs/start/splitting.ipynb #df7c55b3
 LATE, FEW = 0.8, 10  # Share of the rows before those that judge; rows with which nothing can be judged

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/suspects.html.md"""
 # %% auto #0
 __all__ = ['STRONG', 'PURE', 'OFTEN', 'HALF', 'LETTERS', 'OF_NAME', 'SAYS', 'MOST_TOGETHER', 'ROWS_TOGETHER', 'LOST', 'FEWEST',
            'TOO_GOOD', 'Strength', 'judge_alone', 'find_strong_alone', 'find_one_sided', 'named_alike', 'find_named',
-           'find_families', 'find_heavy', 'find_suspects', 'find_strongest', 'too_good']
+           'find_families', 'find_heavy', 'shorten_reason', 'find_suspects', 'find_strongest', 'too_good']
 
 # %% ../../nbs/start/suspects.ipynb #6378e6cc
 import re
@@ -102,8 +102,8 @@ def _one_sided(question: Question, name: str, own: np.ndarray, target: str) -> S
     reason = f"where it is {value} ({own.mean():.0%} of the rows), `{target}` is always {label}"
     return Suspect(name, "asked", "one side only", float(own.mean()), reason)
 
-# %% ../../nbs/start/suspects.ipynb #32416c50
-LETTERS, OF_NAME, SAYS = 4, 0.75, 0.05  # Letters in a row that both share; of the label's name; AUC's or R²'s skill
+# %% ../../nbs/start/suspects.ipynb #34f5374a
+LETTERS, OF_NAME, SAYS = 4, 0.65, 0.05  # Letters in a row that both share; of the label's name; AUC's or R²'s skill
 
 
 def named_alike(
@@ -153,7 +153,7 @@ def find_families(
             found += [Suspect(name, "asked", "a family that carries the model", lost, reason) for name in own]
     return found
 
-# %% ../../nbs/start/suspects.ipynb #ba4828f2
+# %% ../../nbs/start/suspects.ipynb #88ecbca7
 def find_heavy(
     question: Question,  # What is asked
     names: list[str],  # Columns to look at
@@ -162,8 +162,15 @@ def find_heavy(
     found = find_carriers(question, names)
     rest = [name for name in names if name not in {f.feature for f in found}]
     found += find_too_good(question, rest) if len(rest) >= FEWEST else []
-    said = [(f, f.reason.removesuffix(WHEN).strip(" .:;")) for f in found]
-    return [Suspect(f.feature, "asked", f.kind, f.score, text[0].lower() + text[1:]) for f, text in said]
+    return [Suspect(one.feature, "asked", one.kind, one.score, shorten_reason(one.reason)) for one in found]
+
+
+def shorten_reason(
+    reason: str,  # From `dataops.leaks`
+) -> str:  # Without its advice: a screen has its own
+    "Leave the advice out of a finding."
+    text = reason.removesuffix(WHEN).strip(" .:;")
+    return text[0].lower() + text[1:]
 
 # %% ../../nbs/start/suspects.ipynb #086d63f6
 def find_suspects(

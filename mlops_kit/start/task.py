@@ -16,8 +16,8 @@ from ..project import SettingsError, nearest
 from .roles import Column
 from ..training.tasks import TASKS, find_classes, find_task, known_values
 
-# %% ../../nbs/start/task.ipynb #494c4067
-YES = ("yes", "y", "true", "t", "1", "1.0", "positive", "pos", "+", "present", "si", "sí", "ja", "oui", "да", "是")
+# %% ../../nbs/start/task.ipynb #14a224dc
+YES = ("yes", "y", "true", "t", "positive", "pos", "+", "present", "si", "sí", "ja", "oui", "да", "是")
 ASKED = range(3, 21)  # Different whole numbers that may be classes or counts
 
 
@@ -36,6 +36,8 @@ def find_positive(
     values: pl.Series,  # Labels of two classes
 ) -> Any:  # One of them
     "Find the class that people ask for."
+    if values.dtype != pl.String:
+        return values.max()
     counts = values.alias("value").value_counts().sort("count", "value", descending=[False, True])
     classes = counts["value"].to_list()  # The rarer first; of two equal ones the second in order
     meant = [name for name in classes if str(name).strip().lower() in YES]
