@@ -25,7 +25,6 @@ from mlops_kit.start import templates
 from mlops_kit.start.findings import find
 from mlops_kit.start.new import TEMPLATE, new_project
 from mlops_kit.start.reading import read_data
-from mlops_kit.start.rehearsal import rehearse
 from mlops_kit.start.words import project_words
 
 REPOSITORY = Path(__file__).parent.parent
@@ -56,7 +55,7 @@ def write(place: Path, rows: list[dict]) -> Path:
 
 def make(folder: Path, file: Path, name: str = "churn", target: str = "churned", parts: str = "all", **said) -> Path:
     folder.mkdir(exist_ok=True)
-    return new_project(name, rehearse(find(read_data([str(file)]), target, **said)), parts, folder)
+    return new_project(name, find(read_data([str(file)]), target, **said), parts, folder)
 
 
 def git(root: Path, *words: str) -> str:
