@@ -40,6 +40,7 @@ def customers(rows: int = 200) -> list[dict]:
         one["joined"] = str(date(2024, 1, 1) + timedelta(draw.randrange(700)))
         one |= {name: f"{draw.gauss(0, 1):.3f}" for name in ODD}
         late = float(one[ODD[0]]) + draw.gauss(0, 1) > 0
+        one |= {"least": number % 37, "most": number % 37 + number % 5}  # In order: the contract has a line for it
         one["churned"] = "" if number % 20 == 7 else ("gone" if late else "stays")
         made.append(one)
     return made
