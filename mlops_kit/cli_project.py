@@ -56,7 +56,7 @@ def new(
             raise SettingsError(f"`{option}` is missing", "command line", f"Type: {remedy}")
     _make(name, [*data, *(more or [])], target, query, time, group, task, parts, into, as_json)
 
-# %% ../nbs/16_cli_project.ipynb #c25160d1
+# %% ../nbs/16_cli_project.ipynb #b368e85a
 def _make(
     name: str,
     data: list[str],
@@ -74,14 +74,13 @@ def _make(
     from mlops_kit.start.findings import announce, find, findings_dict
     from mlops_kit.start.new import check_place, new_project
     from mlops_kit.start.reading import read_data
-    from mlops_kit.start.rehearsal import rehearse
 
     said = Console(stderr=True, highlight=False)
     check_place(name, into)
     with said.status("reading the table"):
         reading = read_data(data, query)
     with said.status("looking for the task, leaks and a split"):
-        found = rehearse(find(reading, target, time, group, task))
+        found = find(reading, target, time, group, task)
     said.print(announce(found, name))
     with said.status("making the project"):
         root = new_project(name, found, parts, into)

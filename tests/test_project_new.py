@@ -25,7 +25,6 @@ from mlops_kit.start import templates
 from mlops_kit.start.findings import find
 from mlops_kit.start.new import TEMPLATE, new_project
 from mlops_kit.start.reading import read_data
-from mlops_kit.start.rehearsal import rehearse
 from mlops_kit.start.words import project_words
 
 REPOSITORY = Path(__file__).parent.parent
@@ -41,6 +40,7 @@ def customers(rows: int = 200) -> list[dict]:
         one["joined"] = str(date(2024, 1, 1) + timedelta(draw.randrange(700)))
         one |= {name: f"{draw.gauss(0, 1):.3f}" for name in ODD}
         late = float(one[ODD[0]]) + draw.gauss(0, 1) > 0
+        one |= {"least": number % 37, "most": number % 37 + number % 5}  # In order: the contract has a line for it
         one["churned"] = "" if number % 20 == 7 else ("gone" if late else "stays")
         made.append(one)
     return made
@@ -56,7 +56,7 @@ def write(place: Path, rows: list[dict]) -> Path:
 
 def make(folder: Path, file: Path, name: str = "churn", target: str = "churned", parts: str = "all", **said) -> Path:
     folder.mkdir(exist_ok=True)
-    return new_project(name, rehearse(find(read_data([str(file)]), target, **said)), parts, folder)
+    return new_project(name, find(read_data([str(file)]), target, **said), parts, folder)
 
 
 def git(root: Path, *words: str) -> str:
@@ -236,9 +236,9 @@ BAD = {
     "a target that is not there": (text_of(FORTY).replace("a,b,y", "a,b,yy", 1), (), "Did you mean `yy`"),
     "a constant target": (text_of([row | {"y": 1} for row in FORTY]), (), "one value"),
     "a row a class": (text_of([row | {"y": f"name {n}"} for n, row in enumerate(FORTY)]), (), "40"),
-    "text for a regression": (text_of([row | {"y": "ny"[row["y"]]} for row in FORTY]), ("--task", "regression"), "regr"),
+    "text as a number": (text_of([row | {"y": "ny"[row["y"]]} for row in FORTY]), ("--task", "regression"), "regr"),
     "an unknown task": (text_of(FORTY), ("--task", "regresion"), "Did you mean `regression`"),
-    "a time that does not parse": (text_of([row | {"t": f"day {row['a']}"} for row in FORTY]), ("--time", "t"), "day 0"),
+    "a time that is no time": (text_of([row | {"t": f"day {row['a']}"} for row in FORTY]), ("--time", "t"), "day 0"),
     "a time that is not there": (text_of(FORTY), ("--time", "c"), "`c`"),
     "a group that is not there": (text_of(FORTY), ("--group", "c"), "`c`"),
     "5,000 columns": (text_of([{f"c{m}": n for m in range(5000)} | {"y": n % 2} for n in range(40)]), (), "5,001"),

@@ -15,11 +15,11 @@ from pathlib import Path
 from ..notebooks import Step, find_step, find_steps, kit_files
 from ..project import StoreError, own_package, write_file
 
-# %% ../../nbs/start/eject.ipynb #d5979a0f
+# %% ../../nbs/start/eject.ipynb #f95d0e6b
 NOTE = """- skip_exec: true
 
 Copied from mlops-kit {version}: a run now executes this notebook in place of the kit's. Its examples are about the
-kit's own flights, so tests skip them: write yours, put small inputs into `samples/`, and remove the line `skip_exec`."""
+kit's own flights, so tests skip them. Write yours, put small inputs into `samples/`, and remove `skip_exec` above."""
 
 
 def mark_copy(

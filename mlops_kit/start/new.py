@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/new.html.md"""
 __all__ = ['FOLDERS', 'PLAIN', 'NOBODY', 'TEMPLATE', 'check_name', 'check_place', 'git', 'commit', 'hide_persons', 'made_whole',
            'new_project']
 
-# %% ../../nbs/start/new.ipynb #2e7ed792
+# %% ../../nbs/start/new.ipynb #8a06d75f
 import contextlib
 import importlib.util
 import keyword
@@ -29,7 +29,7 @@ from ..dataops.privacy import pseudonymise
 from ..project import SettingsError, StoreError
 from ..runner import export_changed
 from .findings import Findings
-from .rehearsal import draw_sample
+from .sample import ask_sample, draw_sample
 from .templates import render
 from .words import project_words
 
@@ -142,19 +142,19 @@ def made_whole(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
-# %% ../../nbs/start/new.ipynb #40f4c5e3
+# %% ../../nbs/start/new.ipynb #d4360bca
 TEMPLATE = "mlops-kit/template"  # Branch with the files as the templates give them
 
 
 def new_project(
     name: str,  # Name of the project
-    found: Findings,  # What is known about the table, from `rehearse`
+    found: Findings,  # What is known about the table
     parts: str = "all",  # project, ci or all
     into: Path = Path(),  # Folder in which it is made
 ) -> Path:  # The project's folder
     "Make a project for a table."
     root = check_place(name, into)
-    words = project_words(name, found)
+    words = project_words(name, ask_sample(found))
     with made_whole(root) as draft:
         git(draft, "init", "--quiet", "--initial-branch", TEMPLATE)
         render(words, draft, parts)
