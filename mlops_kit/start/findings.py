@@ -103,7 +103,7 @@ def find_stops(
         found |= {name: shorten_reason(reason) for name, reason in stops.select("feature", "reason").iter_rows()}
     return found
 
-# %% ../../nbs/start/findings.ipynb #951d0322
+# %% ../../nbs/start/findings.ipynb #4a84270d
 def find(
     reading: Reading,  # From `read_data`
     target: str,  # Column of the label
@@ -115,10 +115,14 @@ def find(
     columns = find_roles(reading.rows)
     asks = find_task_of(columns, target, task)
     rows = pl.DataFrame([one.values for one in columns.values()]).drop_nulls(target)
+    timeless = rows[time].null_count() if time in rows.columns else 0
+    rows = rows.drop_nulls(time) if timeless else rows
     left_out = leave_out(columns, target)
     suspects = find_suspects(rows, _roles(columns, left_out), target, asks.task)
     leaks = {one.column: f"leak: {one.reason}" for one in suspects if one.verdict == "left out"}
     split = find_split(rows, _roles(columns, leaks), target, asks.task, time, group)
+    if timeless:
+        split = split._replace(reason=f"{split.reason}; {_say_timeless(reading.rows[time], columns[time])}")
     if split.group in columns:
         left_out[split.group] = "group: there will be new ones, so a model must not know them by name"
     left_out |= leaks
@@ -134,7 +138,15 @@ def find(
     fixed = (reading, columns, target, asks, split, key, time, split.group)
     return Findings(*fixed, left_out, asked, strongest, features, doubt)
 
-# %% ../../nbs/start/findings.ipynb #a25775f9
+# %% ../../nbs/start/findings.ipynb #e1cca8de
+def _say_timeless(raw: pl.Series, column: Column) -> str:
+    "Count the rows without a time, and show the first that held something else."
+    missing = column.values.is_null()
+    bad = (missing & raw.is_not_null()).arg_true()
+    shown = f" (row {bad[0] + 1} holds {raw[bad[0]]!r})" if len(bad) else ""
+    return f"{missing.sum():,} rows without it are left out{shown}"
+
+
 def _roles(columns: dict[str, Column], without: Any) -> dict[str, str]:
     return {name: one.role for name, one in columns.items() if name not in without}
 

@@ -39,7 +39,7 @@ class Split(NamedTuple):
     others: dict[str, str]  # {column: why it does not divide}
     group: str = ""  # Column whose rows never lie on both sides; "" where there is none
 
-# %% ../../nbs/start/splitting.ipynb #2dbaf65c
+# %% ../../nbs/start/splitting.ipynb #2ed45998
 PERIODS = 3  # Different times: with fewer, the last would be the only one that tests
 NO_TIME = r"birth|born|(^|_)dob|built|found|expir|(^|_)(end|due|until)(_|$)|release|manufact"
 
@@ -72,7 +72,9 @@ def _why_no_time(name: str, column: pl.Series) -> str:
         return "its name says that it is a fact about a row, not the time of it"
     if column.null_count():
         return f"{column.null_count():,} rows have none"
-    if read_moments(column) is None or column.n_unique() < PERIODS:
+    if read_moments(column) is None:
+        return "its values are no dates"
+    if column.n_unique() < PERIODS:
         return f"only {column.n_unique()} different times"
     return ""
 
