@@ -7,12 +7,13 @@ Docs: https://mlops-kit.github.io/mlops-kit/summary.html.md"""
 # %% auto #0
 __all__ = ['summarise', 'read_summary', 'gates_table', 'metrics_table', 'summary_text']
 
-# %% ../nbs/29_summary.ipynb #5f58c199
+# %% ../nbs/29_summary.ipynb #9d3900fb
 import json
 from pathlib import Path
 from typing import Any
 
-from .look import decimals, duration, number, plain
+from .comparison import metric_places, signed
+from .look import duration, number, plain
 from .project import StoreError
 
 # %% ../nbs/29_summary.ipynb #2f51bea2
@@ -46,15 +47,14 @@ def read_summary(
         remedy = "Write it with `mlops-kit summary --json`, or leave --against out."
         raise StoreError(f"the summary cannot be read: {error!r}", str(file), remedy) from None
 
-# %% ../nbs/29_summary.ipynb #6ca6a79f
+# %% ../nbs/29_summary.ipynb #0b2e5055
 def _cell(text: Any) -> str:
     return " ".join(str(text).replace("|", "\\|").split())
 
 
 def _bar(gate: dict) -> str:
     words = {"at_least": "at least", "at_most": "at most", "equals": "exactly"}
-    side = next((side for side in words if gate.get(side) is not None), None)
-    return f"{words[side]} {number(gate[side])}" if side else "–"
+    return " and ".join(f"{words[side]} {number(gate[side])}" for side in words if gate.get(side) is not None) or "–"
 
 
 def _table(head: str, rows: list[list[Any]], right: int) -> str:
@@ -78,7 +78,7 @@ def gates_table(
 def _gate(gate: dict) -> list[str]:
     return [f"{'✅' if gate['passed'] else '❌'} {gate['name']}", gate["step"], number(gate["value"]), _bar(gate)]
 
-# %% ../nbs/29_summary.ipynb #2e66fd11
+# %% ../nbs/29_summary.ipynb #850bd43f
 def metrics_table(
     new: dict[str, dict[str, float]],  # {step: {metric: value}}
     old: dict[str, dict[str, float]] | None,  # Those of the main branch; None where it has no run
@@ -97,12 +97,11 @@ def metrics_table(
 
 
 def _values(new: float | None, old: float | None) -> list[str]:
-    places = decimals(*[value for value in (new, old) if value is not None])
+    places = metric_places({"old": {"value": old}, "new": {"value": new}})
     both = [number(value, places if value is not None else None) for value in (new, old)]
     if new is None or old is None:
         return [*both, "new" if old is None else "gone"]
-    change = new - old
-    return [*both, ("+" if change > 0 else "") + number(change, places) if round(change, places) else "="]
+    return [*both, signed(old, new, places)]
 
 # %% ../nbs/29_summary.ipynb #07816f95
 def summary_text(

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import lacking
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +112,11 @@ def test_no_workflow_puts_what_people_type_into_a_script():
 
 @pytest.mark.parametrize("file", [".github/workflows/checks.yml", ".github/workflows/run.yml", "azure-pipelines.yml"])
 def test_a_project_is_checked_as_the_kit_is(file):
-    assert (TEMPLATES / file).read_text() == (ROOT / file).read_text()
+    """A project has no documentation site: that is the last stage of the kit's own pipeline."""
+    own, given = (ROOT / file).read_text(), (TEMPLATES / file).read_text()
+    assert own.partition("  - stage: docs\n")[0] == given
+    targets = re.findall(r"^([a-z-]+):", (TEMPLATES / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"\bmake ([a-z-]+)", given)) <= set(targets)
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=["kit", "project"])
@@ -182,3 +187,58 @@ def test_the_dev_container_is_set_up_by_its_script(tmp_path):
     assert spec["spec"]["display_name"] == "Python (mlops_kit)" and str(clone) in spec["resource_dir"]
     config = subprocess.run(["git", "config", "include.path"], cwd=clone, capture_output=True, text=True)
     assert ".gitconfig" in config.stdout
+
+
+def script(file, mark):
+    """The shell script of a step that holds a text."""
+    told = yaml.safe_load(file.read_text())
+    jobs = [*told["jobs"].values()] if "jobs" in told else [job for stage in told["stages"] for job in stage["jobs"]]
+    texts = [step.get("run") or step.get("script") or "" for job in jobs for step in job.get("steps", ())]
+    return next(text for text in texts if mark in text)
+
+
+def shell(text, folder, **environment):
+    """Run a step as a runner does; programs of the folder `bin` come first."""
+    environment = os.environ | {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"} | environment
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def program(folder, name, text):
+    """Put a stand-in for a program there."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_main_branch_s_summary_is_that_of_its_newest_push_that_left_one(tmp_path):
+    """A run that was stopped left none; a pull request from somebody's own main branch does not count."""
+    text = script(ROOT / ".github/workflows/run.yml", "gh run list")
+    listed = (
+        """if [ "$2" = list ]; then [[ "$*" == *"--event push"* ]] && printf '%s\\n' 30 20 10 || echo 40; exit; fi"""
+    )
+    program(tmp_path, "bin/gh", f'{listed}\n[ "$3" = 30 ] && exit 1\nmkdir -p "$7" && echo "$3" > "$7/summary.json"')
+    assert shell(text, tmp_path, NAME="summary-train-test").returncode == 0
+    assert (tmp_path / "main-summary/summary.json").read_text() == "20\n"
+
+
+@pytest.mark.parametrize("answer", ["exit 0", "exit 1", '[ "$2" = list ] && echo 30 || exit 1'])
+def test_a_main_branch_that_never_ran_is_no_error(tmp_path, answer):
+    program(tmp_path, "bin/gh", answer)
+    done = shell(script(ROOT / ".github/workflows/run.yml", "gh run list"), tmp_path, NAME="summary-train-test")
+    assert done.returncode == 0 and not (tmp_path / "main-summary").exists()
+
+
+@pytest.mark.parametrize("given", ["", "tune.trials=20 train.seed=1", "x.y=$(touch broken)"])
+@pytest.mark.parametrize("file", [".github/workflows/run.yml", "azure-pipelines.yml"])
+def test_a_run_on_demand_passes_its_words_on(tmp_path, file, given):
+    """A secret that nobody set is unset: empty on GitHub, its own name on Azure."""
+    program(tmp_path, ".venv/bin/mlops-kit", """printf '<%s>' "$@" > told; printf '%s' "${MLOPS_SALT-unset}" > salt""")
+    names = {"PIPELINE": "train", "ENVIRONMENT": "test", "PARAMETERS": given}
+    for salt, known in {"" if "github" in file else "$(MLOPS_SALT)": "unset", "pepper": "pepper"}.items():
+        done = shell(script(ROOT / file, '"$PIPELINE"'), tmp_path, MLOPS_SALT=salt, **names)
+        assert done.returncode == 0, done.stderr
+        words = "".join(f"<-p><{word}>" for word in given.split())
+        assert (tmp_path / "told").read_text() == f"<run><train><--env><test>{words}" or "$(" in given
+        assert (tmp_path / "salt").read_text() == known
+    assert not (tmp_path / "broken").exists()
