@@ -42,7 +42,9 @@ def test_the_label_in_disguise_is_left_out_and_a_noisy_copy_asked_about(tmp_path
             code=pl.when(benign == 1).then(pl.lit("B7")).otherwise(pl.lit("M2")),
             operated=pl.when(benign == 0).then("mean area"),
             opinion=pl.when(few).then(1 - benign).otherwise(benign),
-            bill=pl.when((benign == 0) & (pl.int_range(pl.len()) % 5 > 1)).then(0.0).otherwise(pl.Series(draw.uniform(1, 9, len(CELLS)))),
+            bill=pl.when((benign == 0) & (pl.int_range(pl.len()) % 5 > 1))
+            .then(0.0)
+            .otherwise(pl.Series(draw.uniform(1, 9, len(CELLS)))),
         ),
         tmp_path,
         "benign",

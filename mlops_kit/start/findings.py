@@ -9,10 +9,11 @@ __all__ = ['KINDS', 'ROWS_EACH', 'MOST_COLUMNS', 'MOST_LEFT_OUT', 'MOST_ASKED', 
            'find_key', 'find_stops', 'find', 'count_roles', 'say_task', 'say_split', 'say_others', 'find_lines',
            'list_columns', 'shorten', 'announce', 'findings_dict']
 
-# %% ../../nbs/start/findings.ipynb #49d1cb96
+# %% ../../nbs/start/findings.ipynb #30c6c593
 from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 from rich.markup import escape
 
@@ -77,7 +78,7 @@ def find_key(
             return some
     return []
 
-# %% ../../nbs/start/findings.ipynb #9b1b0477
+# %% ../../nbs/start/findings.ipynb #25de6216
 MOST_COLUMNS = 200  # Features; of more, the search would take minutes
 
 
@@ -90,9 +91,10 @@ def find_stops(
     asked: dict[str, str],  # {column: reason} that are known already
 ) -> dict[str, str]:  # {column: reason} that are new
     "Find what the search for leaks in the pipeline would stop for."
-    time, found = split.column if split.kind == "time" else None, {}
+    time = split.column if split.kind == "time" else None
+    found: dict[str, str] = {}
     rows = rows.with_columns(number_alike(rows, features)) if split.group == ALIKE else rows
-    rows = rows.with_columns(read_moments(rows[time]).alias(time)) if time else rows
+    rows = rows.with_columns(pl.Series(time, read_moments(rows[time]))) if time else rows
     parts = split_rows(rows, target, task, time, split.group)
     train, test = (parts.filter(part=part) for part in ("train", "test"))
     while features and len(features) <= MOST_COLUMNS:
@@ -150,7 +152,7 @@ def _say_timeless(raw: pl.Series, column: Column) -> str:
 def _roles(columns: dict[str, Column], without: Any) -> dict[str, str]:
     return {name: one.role for name, one in columns.items() if name not in without}
 
-# %% ../../nbs/start/findings.ipynb #436b2ba1
+# %% ../../nbs/start/findings.ipynb #21ed7c30
 MOST_LEFT_OUT, MOST_ASKED = 10, 6  # Columns that are shown
 PLURALS = {"category": "categories", "boolean": "booleans", "text": "texts", "constant": "constants"}
 KNOWN = "Known at prediction time?"
@@ -173,7 +175,7 @@ def say_task(
     task, values = found.task, found.columns[found.target].values.drop_nulls()
     shares = {value: count / len(values) for value, count in values.value_counts(sort=True).iter_rows()}
     if task.task == "regression":
-        least, most, mean = (f"{number:,.4g}" for number in (values.min(), values.max(), values.mean()))
+        least, most, mean = (f"{number:,.4g}" for number in (np.min(values), np.max(values), np.mean(values)))
         said = f"regression: `{found.target}`, a number from {least} to {most}, {mean} on average"
     else:
         listed = ", ".join(f"{value} {share:.0%}" for value, share in [*shares.items()][:6])
