@@ -76,6 +76,7 @@ def test_every_command_stands_in_a_panel():
 def answer(project, monkeypatch, capsys):
     """Type a command line in the project, and read its exit code, output and errors: as quick as a call."""
     monkeypatch.chdir(project.root)
+    before = dict(os.environ)  # A run tells its kernels where it is by variables
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["mlops-kit", *words])
@@ -83,7 +84,9 @@ def answer(project, monkeypatch, capsys):
             main()
         return SimpleNamespace(rc=left.value.code or 0, **dict(zip(("out", "err"), capsys.readouterr(), strict=True)))
 
-    return call
+    yield call
+    os.environ.clear()
+    os.environ.update(before)
 
 
 # Completion: what a shell asks, and what it gets
