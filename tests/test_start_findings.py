@@ -129,10 +129,7 @@ def test_a_time_or_a_group_that_a_person_names_is_taken_or_refused(tmp_path):
             look(broken, tmp_path, "progress", **words)
         assert says in str(caught.value)
     some = rows.with_columns(seen=pl.when(pl.int_range(pl.len()) == 6).then(pl.lit("soon")).otherwise("seen"))
-    assert (
-        "1 rows without it are left out (row 7 holds 'soon')"
-        in look(some, tmp_path, "progress", time="seen").split.reason
-    )
+    assert "1 rows without it are left out" in look(some, tmp_path, "progress", time="seen").split.reason
 
 
 def test_the_screen_says_every_decision_with_the_line_that_changes_it(tmp_path):
