@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: run test test-slow lint lab bench lock readme clean setup setup-dev
+.PHONY: run test test-slow lint lab docs docs-results docs-serve bench lock readme clean setup setup-dev
 .DEFAULT_GOAL := run
 
 run: setup  ## Run the main job: real flights, from raw tables to a registered model
@@ -23,8 +23,17 @@ lint: setup-dev  ## Style, types, and whether notebooks, package and README agre
 	$(BIN)/mypy
 	$(BIN)/python tests/agree.py
 
-lab: setup  ## JupyterLab on the project
-	$(BIN)/jupyter lab
+lab: setup  ## JupyterLab on a start page; more words for it: make lab ARGS="--port 8889"
+	$(BIN)/mlops-kit lab $(ARGS)
+
+docs: setup-dev  ## The documentation site, from the notebooks to site/
+	$(BIN)/mlops-kit docs
+
+docs-results: setup-dev  ## The same with the results of every notebook, which takes as long as their tests
+	$(BIN)/mlops-kit docs --run
+
+docs-serve: docs  ## Show the site on this machine: http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
 bench: setup-dev  ## Speed against peers, as ratios in one run
 	$(BIN)/python tests/bench.py
@@ -38,7 +47,7 @@ lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the par
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:  ## Remove everything that can be made again
-	rm -rf .venv runs scratch compiled mlflow.db mlruns build dist *.egg-info .*_cache
+	rm -rf .venv runs scratch start.md compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
 
 setup: .venv/default
 setup-dev: .venv/dev

@@ -7,14 +7,17 @@ Docs: https://mlops-kit.github.io/mlops-kit/ledger.html.md"""
 # %% auto #0
 __all__ = ['SCHEMA', 'RUNNING', 'append', 'read_events', 'read_runs', 'find_run']
 
-# %% ../nbs/07_ledger.ipynb #9c8a2079
+# %% ../nbs/07_ledger.ipynb #6d6613b8
+import contextlib
+import gc
 import json
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .project import StoreError
+from .project import StoreError, nearest
 from .store import writing
 
 # %% ../nbs/07_ledger.ipynb #be5878a3
@@ -45,10 +48,25 @@ def _ends_whole(stream) -> bool:
     return stream.read(1) == b"\n"
 
 # %% ../nbs/07_ledger.ipynb #e37e8e8b
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    "Nothing here is garbage: to look for some while a list of events grows doubles the time."
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_without_collector()
 def read_events(
     file: Path,  # The ledger
 ) -> list[dict]:  # Events, oldest first
     "Read the ledger, passing over lines that were cut off."
+    from pydantic_core import from_json  # Four times as fast as that of the standard library
+
     try:
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
@@ -56,7 +74,7 @@ def read_events(
     events = []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = from_json(line)
         except ValueError:
             continue
         if not isinstance(event, dict):
@@ -70,7 +88,7 @@ def read_events(
         events.append(event)
     return events
 
-# %% ../nbs/07_ledger.ipynb #542f8fc5
+# %% ../nbs/07_ledger.ipynb #297217eb
 def read_runs(
     file: Path,  # The ledger
 ) -> list[dict]:  # Runs, oldest first, each with its list of steps
@@ -106,5 +124,6 @@ def find_run(
             if name
             else "there is no run yet"
         )
-        raise StoreError(what, "ledger", "See `mlops-kit status`." if runs else "Type `mlops-kit run train`.")
+        known = nearest(name or "", [run["run"] for run in runs[-5:]])
+        raise StoreError(what, "ledger", f"{known} See `mlops-kit status`." if runs else "Type `mlops-kit run train`.")
     return found[-1]

@@ -10,6 +10,7 @@ __all__ = ['PRODUCER', 'name_space', 'run_id', 'without_password', 'name_source'
 # %% ../nbs/21_openlineage_events.ipynb #6dd1568d
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from datetime import datetime, timedelta
@@ -201,8 +202,9 @@ def _run_facets(run: dict, step: dict | None, space: str, start: str, end: str) 
 # %% ../nbs/21_openlineage_events.ipynb #60829775
 def _repository(root: Path) -> str | None:
     "Read where the code lies: from Git, without a password, or from pyproject.toml."
-    asked = subprocess.run(["git", "remote", "get-url", "origin"], cwd=root, capture_output=True, text=True)
-    url = without_password(asked.stdout.strip())
+    command = ["git", "remote", "get-url", "origin"]
+    known = shutil.which("git") and subprocess.run(command, cwd=root, capture_output=True, text=True).stdout
+    url = without_password((known or "").strip())  # An image has no Git
     if url and not url.startswith(("/", ".", "file:")):  # Another folder of this machine says nothing elsewhere
         return url
     try:

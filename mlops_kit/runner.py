@@ -75,7 +75,7 @@ from mlops_kit.store import (
     writing,
 )
 
-# %% ../nbs/11_runner.ipynb #5e19512e
+# %% ../nbs/11_runner.ipynb #51a08d9c
 def _code_of(file: Path) -> str:
     cells = read_json(file, {}).get("cells", [])
     return hash_text("\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
@@ -106,7 +106,7 @@ def export_changed(
 
 
 def _export(root: Path, package: Path) -> None:
-    command = [str(Path(sys.executable).parent / "nbdev-export")]
+    command = [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -165,11 +165,10 @@ def set_environment(
 
 @contextlib.contextmanager
 def services(
-    graph: Graph,
+    kit: dict[str, Any],  # Settings of the kit
     root: Path,  # Project's root
 ) -> Iterator[None]:
     "Start the stand-ins that settings name, and let the environment say where they are."
-    kit = graph.pipeline.kit
     with contextlib.ExitStack() as running:
         for name in kit["services"].value:
             start = find_function(name, kit["services"].origin)
@@ -713,7 +712,7 @@ def run_pipeline(
 ) -> dict:  # The run, as in the ledger
     "Run a pipeline."
     check_secrets(graph)
-    with services(graph, root), hold(store, wait), writing(store.home):
+    with services(graph.pipeline.kit, root), hold(store, wait), writing(store.home):
         check_inputs(graph, store)
         run = Run(graph, store, root, command, force, tell)
         _close_dead(run)
@@ -748,12 +747,17 @@ def _remember(run: Run) -> None:
 
 
 def _conclude(run: Run, status: str) -> dict:
-    from mlops_kit.evidence import write_report
+    from mlops_kit.evidence import write_pages, write_report
+    from mlops_kit.run_index import add_to_index
 
     runs = ledger.read_runs(run.ledger)
     done = ledger.find_run(runs, run.name)
+    moved = status != "interrupted" and {"executed", "failed"} & set(run.state.values())
+    if moved:
+        write_pages(runs, run.name, run.store.home)
     done["report"] = str(write_report(runs, run.name, run.store.home))
-    if status != "interrupted" and {"executed", "failed"} & set(run.state.values()):
+    add_to_index(done, run.store.home)
+    if moved:
         from mlops_kit.openlineage import emit
         from mlops_kit.tracking import track
 
@@ -776,7 +780,7 @@ def plan(
     force: bool = False,  # As if every step had to run
 ) -> list[dict]:  # step, status (cached, would run or waits) and reason
     "Say which steps would run, and why, without running any."
-    with services(graph, root):
+    with services(graph.pipeline.kit, root):
         return _plan(Run(graph, store, root, force=force))
 
 

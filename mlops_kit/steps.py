@@ -147,7 +147,10 @@ def _keep_page(text: str, name: str) -> str | None:  # Name of the file, beside 
     if not records:
         return None
     secrets = os.environ.get(SECRETS_VARIABLE, "").split()
-    return write_file(Path(records).parent / f"{name}.html", scrub(text, secrets)).name
+    from mlops_kit.look import FROM_STEP, add_links
+
+    text = add_links(scrub(text, secrets), FROM_STEP)
+    return write_file(Path(records).parent / f"{name}.html", text).name
 
 
 def _keep_folder(place: Path, name: str) -> Path:  # Where it is kept: beside the records, by links that cost no room

@@ -323,11 +323,10 @@ def _leave(folder: Path, notebook: Any, task: dict) -> None:
     log = folder / "log.txt"
     if task["secrets"]:
         log.write_text(scrub(log.read_text(encoding="utf-8"), task["secrets"]), encoding="utf-8")
-    from mlops_kit.look import notebook_page
+    from mlops_kit.look import FROM_STEP, add_links, notebook_page
 
-    (folder / "notebook.html").write_text(
-        notebook_page(folder / "notebook.ipynb", title=task["step"]), encoding="utf-8"
-    )
+    text = add_links(notebook_page(folder / "notebook.ipynb", title=task["step"]), FROM_STEP)
+    (folder / "notebook.html").write_text(text, encoding="utf-8")
 
 # %% ../nbs/10_worker.ipynb #2ac55f20
 def main() -> None:

@@ -205,7 +205,7 @@ def test_page_stands_alone(cards, name):
     ids = [value for _, attributes in tags for key, value in attributes if key == "id"]
     addresses = [value for _, attributes in tags for key, value in attributes if key in ("src", "href")]
     assert len(ids) == len(set(ids)) and not [each for each in addresses if re.match(r"(https?:)?//", each)]
-    assert len(page.encode()) <= 300_000 and "<script" not in page
+    assert len(page.encode()) <= 300_000 and page.count("<script") == 1
     known = {colour for scheme in tokens.values() for colour in scheme.values()}
     assert set(re.findall(r"#[0-9a-fA-F]{3,8}\b", page.split("<style>")[1].split("</style>")[0])) <= known
     for drawing in re.findall(r"<svg\b[^>]*>", page.split("</style>")[1]):
@@ -226,7 +226,8 @@ def test_everything_is_escaped(cards):
     attack = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
     facts = _poison(cards["flights"], attack) | {"model": cards["flights"]["model"]}
     page = card_page(facts, [dict.fromkeys(ADA, attack)], [attack])
-    assert not {"script", "img"} & {tag for tag, _ in _Tags(page).seen} and page.count("&lt;script&gt;") > 20
+    tags = [tag for tag, _ in _Tags(page).seen]
+    assert "img" not in tags and tags.count("script") == 1 and page.count("&lt;script&gt;") > 20
 
 
 def test_renewing_loads_nothing_heavy():

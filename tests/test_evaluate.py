@@ -45,7 +45,9 @@ def evaluate(tmp_path, monkeypatch):
     step = next(step for step in find_steps(REPOSITORY).values() if step.short == "evaluate")
 
     def one(world, model, quality, champion=None, **given):
-        about = type("about", (), {"key": KEY, "time": given.pop("time", None), "label": "label", "meanings": {}})
+        about = type(
+            "about", (), {"key": KEY, "time": given.pop("time", None), "label": "label", "meanings": {}, "allowed": {}}
+        )
         monkeypatch.setattr("mlops_kit.steps.load_workload", lambda name: about)
         contracts = type("contracts", (), {"contracts": staticmethod(dict)})
         monkeypatch.setattr("mlops_kit.steps.load_contracts_of", lambda name: contracts)

@@ -88,8 +88,8 @@ def test_everything_is_escaped():
     attack = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
     found = json.loads(json.dumps(example.flights()[0], default=str).replace("origin = ", "</title><script>x = "))
     page = evaluation_page(found | {"champion": {"version": attack}, "classes": [attack, attack]}, [attack])
-    tags = {tag for tag, _ in _Tags(page).seen}
-    assert not {"script", "img"} & tags and page.count("&lt;script&gt;") > 3
+    tags = [tag for tag, _ in _Tags(page).seen]
+    assert "img" not in tags and tags.count("script") == 1 and page.count("&lt;script&gt;") > 3
 
 
 def test_figures_are_small_and_named(text):
@@ -114,7 +114,7 @@ def test_page_stands_alone(text):
     addresses = [value for _, attributes in tags for key, value in attributes if key in ("src", "href", "xlink:href")]
     ids = [value for _, attributes in tags for key, value in attributes if key == "id"]
     assert [address for address in addresses if re.match(r"(https?:)?//", address)] == []
-    assert "<script" not in text and len(text.encode()) <= 300_000 and len(ids) == len(set(ids))
+    assert text.count("<script") == 1 and len(text.encode()) <= 300_000 and len(ids) == len(set(ids))
 
 
 def test_drawings_have_words_and_token_colours(text):

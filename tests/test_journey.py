@@ -1,11 +1,8 @@
-"""Whole journeys: a second workload through the same steps, the registry, and the README in a fresh clone."""
+"""Whole journeys: a second workload through the same steps, and the registry."""
 
 import json
-import os
-import re
 import secrets
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,38 +45,6 @@ def test_what_was_registered_is_loaded_by_its_alias_and_scores_the_same(wine):
     assert (loaded.predict(rows.to_pandas()).to_numpy() == expected).all()
     files = {file.suffix for file in project.data("package").resolve().iterdir()}
     assert not files & {".pkl", ".pickle", ".joblib"}
-
-
-def make(target: str, folder: Path) -> str:
-    plain = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_KIT", "MLFLOW", "VIRTUAL"))
-    }
-    done = subprocess.run(["make", target], cwd=folder, capture_output=True, text=True, env=plain, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_stranger_follows_the_readme_in_a_fresh_clone(tmp_path):
-    clone = tmp_path / "a fresh clone é"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    told = make("run", clone)
-    assert "12 executed" in told
-    report = Path(re.search(r"^report: (.+)$", told, re.M)[1])  # type: ignore[index]
-    assert "ROC AUC" in report.read_text()
-    assert "12 cached" in make("run", clone)
-
-    notebook = clone / "nbs/workloads/flights_features.ipynb"
-    notebook.write_text(notebook.read_text().replace("timedelta(days=30)", "timedelta(days=21)"))
-    command = [str(clone / ".venv/bin/mlops-kit"), "run", "train", "--dry-run", "--json"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
-    planned = {step["step"]: (step["status"], step["reason"]) for step in json.loads(done.stdout)["steps"]}
-    assert planned["dataops.features"] == (
-        "would run",
-        "constant mlops_kit.workloads.flights_features.SIX_HOURS, WEEK, MONTH changed",
-    )
-    assert planned["dataops.clean"][0] == "cached" and planned["training.split"][0] == "waits"
 
 
 @pytest.mark.slow

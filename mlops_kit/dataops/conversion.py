@@ -21,7 +21,7 @@ from ..project import StepError, nearest
 if TYPE_CHECKING:
     import pandera.polars as pa
 
-# %% ../../nbs/dataops/conversion.ipynb #e30a9bef
+# %% ../../nbs/dataops/conversion.ipynb #4781381d
 ABSENT = ["", "-", "NA", "N/A", "NULL", "NONE", "NAN"]  # Texts that `blank` takes for a missing value, in any case
 
 REPAIRS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
@@ -29,6 +29,7 @@ REPAIRS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "spaces": lambda text: text.str.strip_chars().str.replace_all(r"\s+", " "),
     "upper": lambda text: text.str.to_uppercase(),
     "lower": lambda text: text.str.to_lowercase(),
+    "sign": lambda text: text.str.replace(r"^([+-]?)[$€£¥] ?", "${1}").str.replace(r" ?[%$€£¥]$", ""),
     "blank": lambda text: pl.when(~text.str.strip_chars().str.to_uppercase().is_in(ABSENT)).then(text),
 }
 

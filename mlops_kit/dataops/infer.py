@@ -101,7 +101,8 @@ def _read_text(values: pl.Series, decimal: str) -> Found:
             return found
     return (_read_time(text, values) if text.str.contains(_LIKE_TIME).all() else None) or Found("str", values, {})
 
-# %% ../../nbs/dataops/infer.ipynb #9feb06c8
+# %% ../../nbs/dataops/infer.ipynb #9287c3a3
+_SIGN, _AMOUNT = "[$€£¥%]", "^([+-]?[$€£¥] ?)?[+-]?[0-9][0-9.,]*( ?[%$€£¥])?$"
 _KINDS = {"Int64": "int", "Float64": "float", "String": "str", "Boolean": "bool", "Date": "pl.Date"}
 
 
@@ -119,6 +120,8 @@ def find_type(
         mended = values.to_frame().select(REPAIRS[name](pl.first())).to_series()
         if not mended.equals(values):
             values, repairs = mended, [*repairs, name]
+    if values.str.contains(_SIGN).any() and values.drop_nulls().str.contains(_AMOUNT).all():
+        values, repairs = values.to_frame().select(REPAIRS["sign"](pl.first())).to_series(), [*repairs, "sign"]
     found = _read_text(values, decimal)
     return found._replace(words=({"repair": repairs} if repairs else {}) | found.words)
 

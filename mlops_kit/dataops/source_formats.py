@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/dataops/source_formats.html.md"""
 __all__ = ['FORMAT_OF', 'BLOCK', 'READERS', 'format_of', 'check_columns', 'decompress', 'name_columns', 'check_header', 'is_utf8',
            'read_csv', 'stream_csv', 'read_parquet', 'to_rows', 'load_json', 'read_json', 'read_jsonl', 'read_excel']
 
-# %% ../../nbs/dataops/source_formats.ipynb #59c9d5cf
+# %% ../../nbs/dataops/source_formats.ipynb #13f5eb2f
 import codecs
 import contextlib
 import csv
@@ -22,7 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from .source_settings import Source, check_source, refuse
 from ..project import nearest
@@ -180,11 +180,11 @@ def _split(
     last = {table[name][len(table) - 1].as_py() for name in names}
     return table.slice(1, len(table) - 2) if last == {_END} else None
 
-# %% ../../nbs/dataops/source_formats.ipynb #a1768380
-def _blame(source: Source, text: str, width: int, where: str, fault: object) -> NoReturn:
+# %% ../../nbs/dataops/source_formats.ipynb #2cb999c4
+def _blame(source: Source, text: IO[str], width: int, where: str, fault: object) -> NoReturn:
     line, limit = 1, csv.field_size_limit(sys.maxsize)
     try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=source.separator, strict=True)
+        records = csv.reader(text, delimiter=source.separator, strict=True)
         for record in records:
             if record and len(record) != width:
                 what = f"line {line} has {len(record)} fields, the header {width}"
@@ -198,7 +198,7 @@ def _blame(source: Source, text: str, width: int, where: str, fault: object) -> 
         csv.field_size_limit(limit)
     raise refuse(source, f"this is no CSV: {fault}", where, "Have the file sent again.")
 
-# %% ../../nbs/dataops/source_formats.ipynb #766205c1
+# %% ../../nbs/dataops/source_formats.ipynb #3e206e29
 BLOCK = 1 << 20  # Bytes of CSV that are read at a time
 
 
@@ -234,10 +234,10 @@ def read_csv(
     except pa.ArrowException as error:
         table, fault = None, str(error)
     if table is None:
-        _blame(source, _decode(source, content, where), len(header), where, fault)
+        _blame(source, io.StringIO(_decode(source, content, where), newline=""), len(header), where, fault)
     return pl.DataFrame(table.rename_columns(header))
 
-# %% ../../nbs/dataops/source_formats.ipynb #ccd6eae4
+# %% ../../nbs/dataops/source_formats.ipynb #3b5360c9
 def _open_pieces(source: Source, opened: Any, file: Path, names: list[str]) -> Iterable:
     import pyarrow as pa
     from fsspec.utils import infer_compression
@@ -266,8 +266,10 @@ def stream_csv(
                 rows = pl.DataFrame(pa.Table.from_batches([piece]).rename_columns(header))
                 yield rows if number else rows.slice(1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            what = f"this is no CSV: {error}"
-            raise refuse(source, what, file.name, "Mend that row, or have the file sent again.") from None
+            opened.seek(0)
+            encoding = "utf-8-sig" if is_utf8(source) else source.encoding
+            text = io.TextIOWrapper(opened, encoding, "replace", newline="")
+            _blame(source, text, len(header), file.name, error)
 
 # %% ../../nbs/dataops/source_formats.ipynb #9d76fcc7
 def read_parquet(

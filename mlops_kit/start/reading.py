@@ -131,7 +131,7 @@ def _same_columns(pieces: Iterable[pl.DataFrame], where: str) -> Iterator[pl.Dat
             raise SettingsError(f"the files hold different tables: one has {other}", where, "Join them into one first.")
         yield piece
 
-# %% ../../nbs/start/reading.ipynb #2e72d5de
+# %% ../../nbs/start/reading.ipynb #aa32c283
 def _say_files(places: list[Place], source: Source) -> list[str]:
     said = [f"{len(places)} files are read as one table"] if len(places) > 1 else []
     if source.separator != ",":
@@ -171,7 +171,7 @@ def read_files(
     if words:
         rows = rows.with_columns(pl.when(~pl.all().is_in(words)).then(pl.all()))
         source = source.model_copy(update={"null_values": tuple(words)})
-        said.append(f"{' and '.join(map(repr, words))} are read as missing")
+        said.append(f"{' and '.join(map(repr, words))} {'is' if len(words) == 1 else 'are'} read as missing")
     return Reading(rows, total, source.name, to_settings(source), files, said)
 
 # %% ../../nbs/start/reading.ipynb #cdf59ea1

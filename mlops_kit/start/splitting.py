@@ -39,7 +39,7 @@ class Split(NamedTuple):
     others: dict[str, str]  # {column: why it does not divide}
     group: str = ""  # Column whose rows never lie on both sides; "" where there is none
 
-# %% ../../nbs/start/splitting.ipynb #2ed45998
+# %% ../../nbs/start/splitting.ipynb #8c240ebc
 PERIODS = 3  # Different times: with fewer, the last would be the only one that tests
 NO_TIME = r"birth|born|(^|_)dob|built|found|expir|(^|_)(end|due|until)(_|$)|release|manufact"
 
@@ -53,7 +53,7 @@ def read_moments(
     known = column.drop_nulls()
     if not column.dtype.is_integer() or not len(known) or not known.is_between(1700, 2100).all():
         return None
-    return pl.select(pl.date(column, 1, 1).alias(column.name)).to_series()
+    return pl.select(pl.date(pl.lit(column), 1, 1).alias(column.name)).to_series()
 
 
 def find_times(
@@ -78,7 +78,7 @@ def _why_no_time(name: str, column: pl.Series) -> str:
         return f"only {column.n_unique()} different times"
     return ""
 
-# %% ../../nbs/start/splitting.ipynb #f726d431
+# %% ../../nbs/start/splitting.ipynb #f356b290
 def check_time(
     rows: pl.DataFrame,  # Typed rows
     time: str,  # Column that a person named
@@ -95,7 +95,10 @@ def check_time(
             what, f"--time {time}, row {row + 1}", "Mend the column, or name another, or leave --time out."
         )
     if moments.null_count():
-        row, what = moments.is_null().arg_max(), f"{moments.null_count():,} of {len(rows):,} rows have no time"
+        row, what = (
+            moments.is_null().to_list().index(True),
+            f"{moments.null_count():,} of {len(rows):,} rows have no time",
+        )
         raise SettingsError(what, f"--time {time}, row {row + 1}", "Fill it, take the rows out, or leave --time out.")
     if moments.n_unique() < 2:
         raise SettingsError(
@@ -113,7 +116,7 @@ def _first_bad(column: pl.Series) -> tuple[int, Any]:
     row = there[0] if there else 0
     return row, column[row]
 
-# %% ../../nbs/start/splitting.ipynb #f7b91cb9
+# %% ../../nbs/start/splitting.ipynb #884b3593
 MOST_GROUPS = 4  # Columns that are measured
 VALUES, ROWS_EACH = 20, 1.5  # Fewest different values; rows for each
 SIDE_BY_SIDE, BY_CHANCE = 0.5, 0.06  # Share of neighbours that are equal; highest share that chance would give
@@ -142,7 +145,7 @@ def _is_many(column: pl.Series) -> bool:
 def _comes_back(rows: pl.DataFrame, name: str, time: str) -> bool:
     "Tell whether rows of one value lie side by side, or whether a value has one row a time."
     chance = (rows[name].value_counts()["count"] / len(rows)).pow(2).sum()
-    beside = ((rows[name] == rows[name].shift()).mean() or 0.0) >= SIDE_BY_SIDE and chance < BY_CHANCE
+    beside = float((rows[name] == rows[name].shift()).sum()) / len(rows) >= SIDE_BY_SIDE and chance < BY_CHANCE
     return beside or (bool(time) and rows.select(name, time).n_unique() >= ONCE * len(rows))
 
 # %% ../../nbs/start/splitting.ipynb #9c3efe4a
@@ -248,7 +251,7 @@ def holds_copies(
             return True
     return False
 
-# %% ../../nbs/start/splitting.ipynb #df7c55b3
+# %% ../../nbs/start/splitting.ipynb #33355dc2
 LATE, FEW = 0.8, 10  # Share of the rows before those that judge; rows with which nothing can be judged
 
 
@@ -278,7 +281,7 @@ def check_parts(
     group: str = "",  # Column of rows that belong together
 ) -> str:  # Why the step `split` would stop; "" where it would not
     "Split as the pipeline will, and say what would be wrong."
-    dated = rows.with_columns(read_moments(rows[time]).alias(time))
+    dated = rows.with_columns(pl.Series(time, read_moments(rows[time])))
     parts = split_rows(dated, target, task, time, group)
     train, test = (parts.filter(part=part)[target] for part in ("train", "test"))
     if len(test) < FEW or len(train) < FEW:

@@ -66,7 +66,7 @@ def find_strong_alone(
             found.append(Suspect(name, "asked", "strong alone", value, f"alone it {seen}"))
     return found
 
-# %% ../../nbs/start/suspects.ipynb #755bac81
+# %% ../../nbs/start/suspects.ipynb #9708a170
 PURE, OFTEN, HALF = 0.998, 0.05, 0.5  # Share of one class; rows beyond what its share explains; share of the class
 
 
@@ -97,7 +97,7 @@ def _find_pure(question: Question, bins: np.ndarray) -> np.ndarray | None:
 def _one_sided(question: Question, name: str, own: np.ndarray, target: str) -> Suspect:
     held = question.rows.filter(pl.Series(own))
     least, top = held[name].min(), held[name].max()
-    value = "missing" if least is None else f"{least}" if least == top else f"{least} to {top}"
+    value = "missing" if least is None else str(least) if least == top else f"{least!s} to {top!s}"
     label = held[target].mode()[0]
     reason = f"where it is {value} ({own.mean():.0%} of the rows), `{target}` is always {label}"
     return Suspect(name, "asked", "one side only", float(own.mean()), reason)

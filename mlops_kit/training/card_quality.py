@@ -59,6 +59,8 @@ def headline(
     said = f"{in_words(main)} {short(judged[main]['value'])} on rows that it never saw"
     if not name:
         return f"{said}, beside no other model"
+    if not ends["value"]:
+        return f"{said}, as good as {name}"
     word = "better" if ends["value"] > 0 else "worse"
     return f"{said}, {short(abs(ends['value']))} {word} than {name}, {sure(ends)}"
 

@@ -27,7 +27,7 @@ from .linear import fit_linear, predict_linear
 from .tasks import find_classes, find_task, number_labels
 from .trees import bin_rows, fit_trees, predict_trees, read_trees, tree_parameters
 
-# %% ../../nbs/training/models.ipynb #e15818fe
+# %% ../../nbs/training/models.ipynb #9e4cbd2f
 def part_rows(
     gold: str,  # Place of gold
     splits: str,  # Place of the split
@@ -36,7 +36,7 @@ def part_rows(
 ) -> pl.DataFrame:  # Gold's rows of the part, in the order of their key
     "Read the rows of one part."
     chosen = read_table(splits).filter(pl.col("part") == part)
-    return read_table(gold).join(chosen.select(key), on=key, how="semi").sort(key)
+    return read_table(gold).join(chosen.select(key), on=key, how="semi", nulls_equal=True).sort(key)
 
 # %% ../../nbs/training/models.ipynb #bbd1ba4d
 @dataclass(frozen=True)
