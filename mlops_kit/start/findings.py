@@ -78,7 +78,7 @@ def find_key(
             return some
     return []
 
-# %% ../../nbs/start/findings.ipynb #25de6216
+# %% ../../nbs/start/findings.ipynb #369c9350
 MOST_COLUMNS = 200  # Features; of more, the search would take minutes
 
 
@@ -89,7 +89,7 @@ def find_stops(
     task: str,  # binary, multiclass or regression
     split: Split,  # How rows are split
     asked: dict[str, str],  # {column: reason} that are known already
-) -> dict[str, str]:  # {column: reason} that are new
+) -> dict[str, str]:  # {column, or `rows` where some are copies: reason} that are new
     "Find what the search for leaks in the pipeline would stop for."
     time = split.column if split.kind == "time" else None
     found: dict[str, str] = {}
@@ -99,7 +99,7 @@ def find_stops(
     train, test = (parts.filter(part=part) for part in ("train", "test"))
     while features and len(features) <= MOST_COLUMNS:
         leaks = find_leaks(train, test, target, features, [], time, {**asked, **found})
-        stops = leaks.filter(pl.col("stops") & pl.col("feature").is_in(features))
+        stops = leaks.filter("stops")
         if stops.is_empty():
             break
         found |= {name: shorten_reason(reason) for name, reason in stops.select("feature", "reason").iter_rows()}

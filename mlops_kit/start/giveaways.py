@@ -167,7 +167,7 @@ def find_identity(
             found.append(([kept[one] for one in chosen], how))
     return min(found, key=lambda one: len(one[0]), default=([], ""))
 
-# %% ../../nbs/start/giveaways.ipynb #e77b671c
+# %% ../../nbs/start/giveaways.ipynb #233d85a1
 def find_certain(
     question: Question,  # What is asked
     names: list[str],  # Columns to look at
@@ -178,11 +178,8 @@ def find_certain(
         found += [s for s in find_gaps(question, names) if s.column not in _columns(found)]
     else:
         found += _find_identities(question, [name for name in names if name not in _columns(found)])
-    return (
-        found
-        if question.classes
-        else found + _find_alike(question, [name for name in names if name not in _columns(found)], found)
-    )
+    left = [name for name in names if name not in _columns(found)]
+    return found if question.classes else found + _find_alike(question, left, found)
 
 
 def _columns(found: list[Suspect]) -> list[str]:
