@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'ROWS_EACH', 'MOST_COLUMNS', 'MOST_TIMELESS', 'MOST_LEFT_OUT
            'leave_out', 'find_key', 'find_stops', 'find', 'count_roles', 'say_task', 'say_split', 'say_others',
            'find_lines', 'list_columns', 'shorten', 'announce', 'findings_dict']
 
-# %% ../../nbs/start/findings.ipynb #9d82d1bc
+# %% ../../nbs/start/findings.ipynb #9ac23a16
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from ..dataops.leaks import find_leaks
 from .giveaways import FEATURES, ask_label
 from .reading import Reading
 from .roles import Column, find_roles
-from .splitting import ALIKE, Split, find_split, number_alike, read_moments
+from .splitting import ALIKE, IF_NEW, Split, find_split, number_alike, read_moments
 from .suspects import ROWS_TOGETHER, find_strongest, find_suspects, shorten_reason, too_good
 from .task import Task, find_task_of
 from ..training.split import split_rows
@@ -199,7 +199,7 @@ def say_task(
         said = f"{task.task}: `{found.target}` is {listed}{more}{positive}"
     return said + (f". {task.missing:,} rows without a label are left out" if task.missing else "")
 
-# %% ../../nbs/start/findings.ipynb #11bdfe60
+# %% ../../nbs/start/findings.ipynb #3fb5c452
 def say_split(
     found: Findings,
 ) -> str:
@@ -215,23 +215,24 @@ def say_others(
 ) -> str:  # "" where no other column would matter
     "Name the first group that was seen and not used, where it changes what a model claims."
     others = found.split.others
-    return next((f"`{name}`: {why}" for name, why in others.items() if "set it where" in why), "")
+    return next((f"`{name}`: {why}" for name, why in others.items() if IF_NEW in why), "")
 
-# %% ../../nbs/start/findings.ipynb #ca9cb375
+# %% ../../nbs/start/findings.ipynb #35ec85b0
 def find_lines(
     found: Findings,
     project: str,  # Its name
 ) -> dict[str, str]:  # {decision: line that changes it}
     "Name the line that changes each decision."
     notebook, settings = f"nbs/workloads/{project}.ipynb", f"settings.ini [workload.{project}]"
-    other = {"binary": "regression", "multiclass": "regression", "regression": "multiclass"}[found.task.task]
+    other = {"binary": "", "multiclass": " (or regression)", "regression": " (or multiclass)"}[found.task.task]
+    other = other if found.task.ask else ""  # Whole numbers may be classes or counts; words may not
     split = {
         "time": f"{notebook}: time = None (at random)",
         "group": f"{settings} group = (nothing: at random)",
         "random": f"{settings} group = COLUMN (whose rows belong together)",
     }
     return {
-        "task": f"{settings} task = {other}",
+        "task": f"{settings} task = {found.task.task}{other}",
         "columns": f"{notebook}: types in contracts(), features in `meanings`",
         "key": f"{notebook}: key = [...]",
         "split": split[found.split.kind],

@@ -6,10 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/start/splitting.html.md"""
 
 # %% auto #0
 __all__ = ['PERIODS', 'NO_TIME', 'MOST_GROUPS', 'VALUES', 'ROWS_EACH', 'SIDE_BY_SIDE', 'BY_CHANCE', 'ONCE', 'WORDS', 'NAMED',
-           'MOST_ROWS', 'PARTS', 'LEVELS', 'TREES', 'MATTERS', 'ALIKE', 'DRAWS', 'LATE', 'FEW', 'Split', 'read_moments',
-           'find_times', 'check_time', 'find_groups', 'prepare', 'measure_skill', 'sample', 'draw_groups',
-           'compare_group', 'number_alike', 'holds_copies', 'measure_late', 'check_parts', 'choose_time', 'check_group',
-           'find_split', 'measure_random']
+           'MOST_ROWS', 'PARTS', 'LEVELS', 'TREES', 'MATTERS', 'ALIKE', 'DRAWS', 'LATE', 'FEW', 'IF_NEW', 'Split',
+           'read_moments', 'find_times', 'check_time', 'find_groups', 'prepare', 'measure_skill', 'sample',
+           'draw_groups', 'compare_group', 'number_alike', 'holds_copies', 'measure_late', 'check_parts', 'choose_time',
+           'check_group', 'find_split', 'measure_random']
 
 # %% ../../nbs/start/splitting.ipynb #55773554
 import re
@@ -362,7 +362,7 @@ def find_split(
     skills = {"random": measure_random(rows, features, target, task)}
     return Split("random", "", "no time, and no group that changes the skill", skills, others | _say_groups(claims), "")
 
-# %% ../../nbs/start/splitting.ipynb #21733859
+# %% ../../nbs/start/splitting.ipynb #568f99b5
 def measure_random(
     rows: pl.DataFrame,  # Typed rows, each with a label
     features: list[str],  # Columns that the trees read
@@ -378,7 +378,7 @@ def measure_random(
 def _by_time(time: str, group: str, at_random: float, late: float | None, claims: dict, others: dict) -> Split:
     skills = {"random": at_random} | ({} if late is None else {"last 20%": late})
     reason = f"`{time}` tells when a row was: the past trains, the latest quarter of its days tests"
-    return Split("time", time, reason, skills, others | _say_groups(claims, "the time divides"), group)
+    return Split("time", time, reason, skills, others | _say_groups(claims, " and no time"), group)
 
 
 def _by_group(group: str, claims: dict, others: dict) -> Split:
@@ -388,13 +388,16 @@ def _by_group(group: str, claims: dict, others: dict) -> Split:
     )
     rest = {name: claim for name, claim in claims.items() if name != group}
     skills = {"random": at_random, "grouped": grouped}
-    return Split("group", group, reason, skills, others | _say_groups(rest, "another column groups"), group)
+    return Split("group", group, reason, skills, others | _say_groups(rest), group)
 
 
 def _say_groups(claims: dict[str, tuple[float, float]], instead: str = "") -> dict[str, str]:
     said = {}
     for name, (at_random, grouped) in claims.items():
         matters = at_random - grouped > MATTERS
-        why = f"{instead}; set it where new ones must be predicted" if matters and instead else "it changes little"
-        said[name] = f"skill {at_random:.2f} on rows at random, {grouped:.2f} on whole groups: {why}"
+        why = f"{IF_NEW}, set group = {name}{instead}" if matters else "it changes little"
+        said[name] = f"skill {at_random:.2f} on rows at random, {grouped:.2f} on new ones: {why}"
     return said
+
+
+IF_NEW = "if the model will meet new ones"

@@ -9,7 +9,7 @@ __all__ = ['STRONG', 'PURE', 'OFTEN', 'HALF', 'LETTERS', 'OF_NAME', 'SAYS', 'MOS
            'TOO_GOOD', 'Strength', 'judge_alone', 'find_strong_alone', 'find_one_sided', 'named_alike', 'find_named',
            'find_families', 'find_heavy', 'shorten_reason', 'find_suspects', 'find_strongest', 'too_good']
 
-# %% ../../nbs/start/suspects.ipynb #6378e6cc
+# %% ../../nbs/start/suspects.ipynb #4bfa7513
 import re
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from mlops_kit.dataops.alone import (
     predict_alone,
     skill,
 )
-from ..dataops.leaks import WHEN, cut_values, explained, find_carriers, find_too_good, order_like
+from ..dataops.leaks import cut_values, explained, find_carriers, find_too_good, order_like
 from .giveaways import REMOVES, Suspect, ask_label, find_certain, find_gaps, readable, rows_to_look_at
 
 # %% ../../nbs/start/suspects.ipynb #2876d33c
@@ -153,7 +153,7 @@ def find_families(
             found += [Suspect(name, "asked", "a family that carries the model", lost, reason) for name in own]
     return found
 
-# %% ../../nbs/start/suspects.ipynb #88ecbca7
+# %% ../../nbs/start/suspects.ipynb #282c80cb
 def find_heavy(
     question: Question,  # What is asked
     names: list[str],  # Columns to look at
@@ -169,7 +169,7 @@ def shorten_reason(
     reason: str,  # From `dataops.leaks`
 ) -> str:  # Without its advice: a screen has its own
     "Leave the advice out of a finding."
-    text = reason.removesuffix(WHEN).strip(" .:;")
+    text = reason.split(". ")[0].strip(" .:;")
     return text[0].lower() + text[1:]
 
 # %% ../../nbs/start/suspects.ipynb #086d63f6
