@@ -47,7 +47,7 @@ def _ends_whole(stream) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"
 
-# %% ../nbs/07_ledger.ipynb #e37e8e8b
+# %% ../nbs/07_ledger.ipynb #ce10ba7f
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
     "Nothing here is garbage: to look for some while a list of events grows doubles the time."
@@ -73,19 +73,12 @@ def read_events(
         return []
     events = []
     for line in lines:
-        try:
-            event = from_json(line)
-        except ValueError:
-            continue
-        if not isinstance(event, dict):
-            continue
-        if event.get("schema") != SCHEMA:
-            raise StoreError(
-                f"the ledger has schema {event.get('schema')}, this kit reads {SCHEMA}",
-                str(file),
-                "Update mlops-kit, or move the folder away to begin anew.",
-            )
-        events.append(event)
+        with contextlib.suppress(ValueError):
+            events.append(from_json(line))
+    events = [event for event in events if isinstance(event, dict)]
+    if other := next((event for event in events if event.get("schema") != SCHEMA), None):
+        what = f"the ledger has schema {other.get('schema')}, this kit reads {SCHEMA}"
+        raise StoreError(what, str(file), "Update mlops-kit, or move the folder away to begin anew.")
     return events
 
 # %% ../nbs/07_ledger.ipynb #297217eb

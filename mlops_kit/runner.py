@@ -699,7 +699,7 @@ def _open(run: Run) -> None:
     }
     ledger.append(run.ledger, "run", run=run.name, **facts)
 
-# %% ../nbs/11_runner.ipynb #5446dcff
+# %% ../nbs/11_runner.ipynb #45744747
 def run_pipeline(
     graph: Graph,  # From `prepare`
     store: Store,
@@ -758,19 +758,24 @@ def _conclude(run: Run, status: str) -> dict:
     done["report"] = str(write_report(runs, run.name, run.store.home))
     add_to_index(done, run.store.home)
     if moved:
-        from mlops_kit.openlineage import emit
-        from mlops_kit.tracking import track
-
-        try:
-            track(run.ledger)
-            _remember(run)
-        except StoreError as problem:
-            done["untracked"] = problem
-        try:
-            emit(run.ledger)
-        except StoreError as problem:
-            done.setdefault("untracked", problem)
+        _tell_others(run, done)
     return done
+
+
+def _tell_others(run: Run, done: dict) -> None:
+    "Write a run to MLflow and OpenLineage; where one cannot be reached, the run has still passed."
+    from mlops_kit.openlineage import emit
+    from mlops_kit.tracking import track
+
+    try:
+        track(run.ledger)
+        _remember(run)
+    except StoreError as problem:
+        done["untracked"] = problem
+    try:
+        emit(run.ledger)
+    except StoreError as problem:
+        done.setdefault("untracked", problem)
 
 # %% ../nbs/11_runner.ipynb #dd6a6529
 def plan(

@@ -120,7 +120,7 @@ def test_a_time_or_a_group_that_a_person_names_is_taken_or_refused(tmp_path):
     broken = rows.with_columns(seen=pl.when(odd).then(pl.lit("soon")).otherwise("seen"))
     for words, says in [
         ({"time": "seem"}, "Did you mean `seen`?"),
-        ({"time": "seen"}, "`seen` holds nothing in 221 of 442 rows"),
+        ({"time": "seen"}, "221 of 442 rows have no time"),
         ({"time": "seen"}, "row 2"),
         ({"group": "clinics"}, "Did you mean `clinic`?"),
         ({"group": "progress"}, "is the label"),

@@ -9,14 +9,13 @@ __all__ = ['KINDS', 'ROWS_EACH', 'MOST_COLUMNS', 'MOST_TIMELESS', 'MOST_LEFT_OUT
            'leave_out', 'find_key', 'find_stops', 'find', 'count_roles', 'say_task', 'say_split', 'say_others',
            'find_lines', 'list_columns', 'shorten', 'announce', 'findings_dict']
 
-# %% ../../nbs/start/findings.ipynb #9ac23a16
+# %% ../../nbs/start/findings.ipynb #7eaccc5b
 from collections import Counter
 from typing import Any, NamedTuple
 
 import polars as pl
 from rich.markup import escape
 
-from ..project import SettingsError
 from ..dataops.leaks import find_leaks
 from .giveaways import FEATURES, ask_label
 from .reading import Reading
@@ -105,8 +104,8 @@ def find_stops(
         found |= {name: shorten_reason(reason) for name, reason in stops.select("feature", "reason").iter_rows()}
     return found
 
-# %% ../../nbs/start/findings.ipynb #d07353e0
-MOST_TIMELESS = 0.05  # Share of rows that may have no time where a person named it: more is the wrong column
+# %% ../../nbs/start/findings.ipynb #0716be7d
+MOST_TIMELESS = 0.05  # Share of rows that are left out for want of a time that a person named; more is refused
 
 
 def find(
@@ -120,9 +119,7 @@ def find(
     columns = find_roles(reading.rows)
     asks = find_task_of(columns, target, task)
     rows = pl.DataFrame([one.values for one in columns.values()]).drop_nulls(target)
-    timeless = rows[time].null_count() if time in rows.columns else 0
-    if timeless > MOST_TIMELESS * len(rows):
-        raise _refuse_time(time, timeless, reading.rows[time], columns[time])
+    timeless = time in rows.columns and 0 < rows[time].null_count() <= MOST_TIMELESS * len(rows)
     rows = rows.drop_nulls(time) if timeless else rows
     left_out = leave_out(columns, target)
     suspects = find_suspects(rows, _roles(columns, left_out), target, asks.task)
@@ -145,16 +142,7 @@ def find(
     fixed = (reading, columns, target, asks, split, key, time, split.group)
     return Findings(*fixed, left_out, asked, strongest, features, doubt)
 
-# %% ../../nbs/start/findings.ipynb #096d868d
-def _refuse_time(time: str, timeless: int, raw: pl.Series, column: Column) -> SettingsError:
-    missing = column.values.is_null()
-    first = (missing & raw.is_not_null()).arg_true()
-    row = first[0] if len(first) else missing.arg_true()[0]
-    held = f"holds {raw[row]!r}, which is no date and no time," if len(first) else "holds nothing"
-    what = f"`{time}` {held} in {timeless:,} of {len(raw):,} rows"
-    return SettingsError(what, f"--time {time}, row {row + 1}", "Mend the column, or name another.")
-
-
+# %% ../../nbs/start/findings.ipynb #ec98349e
 def _say_timeless(raw: pl.Series, column: Column) -> str:
     "Count the rows without a time, and show the first that held something else."
     missing = column.values.is_null()

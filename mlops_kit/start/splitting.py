@@ -327,7 +327,7 @@ def check_group(
             f"all rows are of one `{group}`", f"--group {group}", "Name another column, or leave it out."
         )
 
-# %% ../../nbs/start/splitting.ipynb #4e1e107c
+# %% ../../nbs/start/splitting.ipynb #6d177a25
 def find_split(
     rows: pl.DataFrame,  # Typed rows, each with a label, in the order of the file
     roles: dict[str, str],  # {column: role}, without columns that are left out
@@ -348,18 +348,23 @@ def find_split(
         )
     claims = {name: compare_group(rows, features, target, task, name) for name in groups}
     copies = not group and holds_copies(rows, features, target)
-    if time:
-        late = measure_late(rows, features, target, task, time)
-        return _by_time(
-            time, group or ALIKE * copies, measure_random(rows, features, target, task), late, claims, others
-        )
+    if not time:
+        return _without_time(rows, (features, target, task), group, claims, copies, others)
+    at_random = measure_random(rows, features, target, task)
+    late = measure_late(rows, features, target, task, time)
+    return _by_time(time, group or ALIKE * copies, at_random, late, claims, others)
+
+
+def _without_time(
+    rows: pl.DataFrame, asked: tuple[list[str], str, str], group: str, claims: dict, copies: bool, others: dict
+) -> Split:
     most = max(claims, key=lambda name: claims[name][0] - claims[name][1], default="")
     if group or (most and claims[most][0] - claims[most][1] > MATTERS):
         return _by_group(most, claims, others)
     if copies:
-        numbered = rows.with_columns(number_alike(rows, features))
-        return _by_group(ALIKE, claims | {ALIKE: compare_group(numbered, features, target, task, ALIKE)}, others)
-    skills = {"random": measure_random(rows, features, target, task)}
+        numbered = rows.with_columns(number_alike(rows, asked[0]))
+        return _by_group(ALIKE, claims | {ALIKE: compare_group(numbered, *asked, ALIKE)}, others)
+    skills = {"random": measure_random(rows, *asked)}
     return Split("random", "", "no time, and no group that changes the skill", skills, others | _say_groups(claims), "")
 
 # %% ../../nbs/start/splitting.ipynb #568f99b5
