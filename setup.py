@@ -1,4 +1,4 @@
-"The wheel carries the step notebooks and the locks: an installed kit has no checkout beside it."
+"The wheel carries the step notebooks, the locks and the site's styles: an installed kit has no checkout beside it."
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,8 @@ class Carry(build_py):
         if self.editable_mode:
             return
         steps = [file for file in Path("nbs").rglob("*.ipynb") if '"parameters"' in file.read_text(encoding="utf-8")]
-        for file in [*steps, *Path("environments").glob("*/requirements.txt")]:
+        site = [file for file in Path("docs").rglob("*") if file.is_file()]
+        for file in [*steps, *site, *Path("environments").glob("*/requirements.txt")]:
             place = Path(self.build_lib, "mlops_kit", file)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place)

@@ -206,6 +206,8 @@ def test_an_installed_kit_makes_a_project_that_runs_without_the_checkout(install
     assert str(REPOSITORY) not in json.dumps(steps)
     ran = type_in(root, installed, "run", "train", "--until", "ingest", "--json")
     assert ran.returncode == 0 and json.loads(ran.stdout)["steps"][0]["status"] == "executed", ran.stderr
+    shown = type_in(root, installed, "docs")
+    assert shown.returncode == 0 and (root / "site/workloads/churn.html").is_file(), shown.stderr
 
 
 # What is refused
@@ -286,10 +288,11 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, table, monkeypatch):
 def test_a_project_with_odd_names_goes_to_its_report_and_passes_its_tests(table, tmp_path):
     root = make(tmp_path, table)
     here = {"PYTHONPATH": str(REPOSITORY)}
-    for target in ("run", "test"):
+    for target in ("run", "test", "docs"):
         done = type_in(root, "make", target, f"VENV={BIN.parent}", **here)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert list((root / "runs/dev").glob("*/report.html")) and not git(root, "status", "--porcelain")
+    assert "What was found in the data" in (root / "site/index.html").read_text()
     model = json.loads(type_in(root, BIN / "mlops-kit", "models", "--json", **here).stdout)["models"]
     assert [one["model"] for one in model] == ["churn"] or model, model
 
