@@ -54,6 +54,18 @@ def test_a_failed_run_says_what_stopped_it(ran):
     assert "misses its bar" in row[0] and 'class="bad"' in row[0]
 
 
+def test_a_killed_run_is_listed_as_killed(ran):
+    """A run that never ended is closed by the next one, and the index, made anew, names it so."""
+    ledger = ran.root / "runs/dev/ledger.jsonl"
+    first = next(line for line in ledger.read_text().splitlines() if json.loads(line)["event"] == "run")
+    ledger.write_text(ledger.read_text() + json.dumps(json.loads(first) | {"run": "20260101-000000-dead00"}) + "\n")
+    (ran.root / "runs/index.html").unlink()
+    assert ran.run().rc == 0
+    page = (ran.root / "runs/index.html").read_text()
+    row = re.search(r'<tr [^>]*data-run="dev/20260101-000000-dead00".*', page)
+    assert row and 'data-status="killed"' in row[0] and "Killed" in row[0] and "The newest run" in page
+
+
 def test_a_note_shows_in_its_line(ran):
     """Why a run was made stands where runs are listed."""
     assert ran.call("note", "last", "More <trees>").rc == 0
