@@ -104,7 +104,7 @@ def find_stops(
         found |= {name: shorten_reason(reason) for name, reason in stops.select("feature", "reason").iter_rows()}
     return found
 
-# %% ../../nbs/start/findings.ipynb #0716be7d
+# %% ../../nbs/start/findings.ipynb #9c394c43
 MOST_TIMELESS = 0.05  # Share of rows that are left out for want of a time that a person named; more is refused
 
 
@@ -119,36 +119,36 @@ def find(
     columns = find_roles(reading.rows)
     asks = find_task_of(columns, target, task)
     rows = pl.DataFrame([one.values for one in columns.values()]).drop_nulls(target)
-    timeless = time in rows.columns and 0 < rows[time].null_count() <= MOST_TIMELESS * len(rows)
-    rows = rows.drop_nulls(time) if timeless else rows
+    rows, timeless = _leave_out_timeless(rows, columns, reading.rows, time)
     left_out = leave_out(columns, target)
     suspects = find_suspects(rows, _roles(columns, left_out), target, asks.task)
     leaks = {one.column: f"leak: {one.reason}" for one in suspects if one.verdict == "left out"}
     split = find_split(rows, _roles(columns, leaks), target, asks.task, time, group)
-    if timeless:
-        split = split._replace(reason=f"{split.reason}; {_say_timeless(reading.rows[time], columns[time])}")
+    split = split._replace(reason=split.reason + timeless)
     if split.group in columns:
         left_out[split.group] = "group: there will be new ones, so a model must not know them by name"
     left_out |= leaks
-    roles = _roles(columns, {target, *left_out})
-    features = [name for name, role in roles.items() if role in FEATURES]
+    features = [name for name, role in _roles(columns, {target, *left_out}).items() if role in FEATURES]
     time = split.column if split.kind == "time" else ""
     judged = [name for name in features if name != time]
     question = ask_label(rows, target, asks.task, ROWS_TOGETHER)
     key = find_key(columns, time, [split.group, *split.others])
     asked = {one.column: one.reason for one in suspects if one.column in judged}
     asked |= find_stops(rows, judged, target, asks.task, split, asked)
-    strongest, doubt = find_strongest(question, judged), too_good(question, judged)
-    fixed = (reading, columns, target, asks, split, key, time, split.group)
-    return Findings(*fixed, left_out, asked, strongest, features, doubt)
+    fixed = (reading, columns, target, asks, split, key, time, split.group, left_out, asked)
+    return Findings(*fixed, find_strongest(question, judged), features, too_good(question, judged))
 
-# %% ../../nbs/start/findings.ipynb #ec98349e
-def _say_timeless(raw: pl.Series, column: Column) -> str:
-    "Count the rows without a time, and show the first that held something else."
-    missing = column.values.is_null()
-    bad = (missing & raw.is_not_null()).arg_true()
-    shown = f" (row {bad[0] + 1} holds {raw[bad[0]]!r})" if len(bad) else ""
-    return f"{missing.sum():,} rows without it are left out{shown}"
+# %% ../../nbs/start/findings.ipynb #4792d426
+def _leave_out_timeless(
+    rows: pl.DataFrame, columns: dict[str, Column], raw: pl.DataFrame, time: str
+) -> tuple[pl.DataFrame, str]:
+    "Drop the few rows without a time, count them, and show the first that held something else."
+    if time not in columns or not 0 < rows[time].null_count() <= MOST_TIMELESS * len(rows):
+        return rows, ""
+    missing = columns[time].values.is_null()
+    bad = (missing & raw[time].is_not_null()).arg_true()
+    shown = f" (row {bad[0] + 1} holds {raw[time][bad[0]]!r})" if len(bad) else ""
+    return rows.drop_nulls(time), f"; {missing.sum():,} rows without it are left out{shown}"
 
 
 def _roles(columns: dict[str, Column], without: Any) -> dict[str, str]:

@@ -78,7 +78,7 @@ def _why_no_time(name: str, column: pl.Series) -> str:
         return f"only {column.n_unique()} different times"
     return ""
 
-# %% ../../nbs/start/splitting.ipynb #f356b290
+# %% ../../nbs/start/splitting.ipynb #ec06232d
 def check_time(
     rows: pl.DataFrame,  # Typed rows
     time: str,  # Column that a person named
@@ -86,24 +86,16 @@ def check_time(
     "Refuse a time that is none."
     if time not in rows.columns:
         raise SettingsError(f"there is no column `{time}`", "--time", nearest(time, rows.columns))
-    column = rows[time]
-    moments = read_moments(column)
+    moments, where = read_moments(rows[time]), f"--time {time}"
     if moments is None:
-        row, value = _first_bad(column)
+        row, value = _first_bad(rows[time])
         what = f"`{time}` holds {value!r}, which is no date and no time"
-        raise SettingsError(
-            what, f"--time {time}, row {row + 1}", "Mend the column, or name another, or leave --time out."
-        )
+        raise SettingsError(what, f"{where}, row {row + 1}", "Mend the column, or name another, or leave --time out.")
     if moments.null_count():
-        row, what = (
-            moments.is_null().to_list().index(True),
-            f"{moments.null_count():,} of {len(rows):,} rows have no time",
-        )
-        raise SettingsError(what, f"--time {time}, row {row + 1}", "Fill it, take the rows out, or leave --time out.")
+        what, row = f"{moments.null_count():,} of {len(rows):,} rows have no time", moments.is_null().arg_true()[0]
+        raise SettingsError(what, f"{where}, row {row + 1}", "Fill it, take the rows out, or leave --time out.")
     if moments.n_unique() < 2:
-        raise SettingsError(
-            f"`{time}` is {moments[0]} in every row", f"--time {time}", "Name a column with more times."
-        )
+        raise SettingsError(f"`{time}` is {moments[0]} in every row", where, "Name a column with more times.")
 
 
 def _first_bad(column: pl.Series) -> tuple[int, Any]:
@@ -367,7 +359,7 @@ def _without_time(
     skills = {"random": measure_random(rows, *asked)}
     return Split("random", "", "no time, and no group that changes the skill", skills, others | _say_groups(claims), "")
 
-# %% ../../nbs/start/splitting.ipynb #568f99b5
+# %% ../../nbs/start/splitting.ipynb #3852c500
 def measure_random(
     rows: pl.DataFrame,  # Typed rows, each with a label
     features: list[str],  # Columns that the trees read
@@ -396,6 +388,9 @@ def _by_group(group: str, claims: dict, others: dict) -> Split:
     return Split("group", group, reason, skills, others | _say_groups(rest), group)
 
 
+IF_NEW = "if the model will meet new ones"
+
+
 def _say_groups(claims: dict[str, tuple[float, float]], instead: str = "") -> dict[str, str]:
     said = {}
     for name, (at_random, grouped) in claims.items():
@@ -403,6 +398,3 @@ def _say_groups(claims: dict[str, tuple[float, float]], instead: str = "") -> di
         why = f"{IF_NEW}, set group = {name}{instead}" if matters else "it changes little"
         said[name] = f"skill {at_random:.2f} on rows at random, {grouped:.2f} on new ones: {why}"
     return said
-
-
-IF_NEW = "if the model will meet new ones"
