@@ -53,7 +53,7 @@ def _cell(name: str, prose: str | None, source: str) -> dict[str, Any]:
         return cell | {"cell_type": "markdown"}
     return cell | {"cell_type": "code", "execution_count": None, "outputs": []}
 
-# %% ../../nbs/start/templates.ipynb #4f33f414
+# %% ../../nbs/start/templates.ipynb #2071fbb3
 def one_line(
     text: Any,  # What is said
 ) -> str:
@@ -74,8 +74,9 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 def prose(
     text: Any,  # A sentence that may hold names of columns
 ) -> str:  # Markdown
-    "Write a sentence so that Markdown shows it as it is."
-    return _SPECIAL.sub(r"\\\1", one_line(text))
+    "Write a sentence so that Markdown shows it as it is, and as code what stands between backticks."
+    parts = re.split(r"`([^`]+)`", one_line(text))  # Sentence, name, sentence, ...
+    return "".join(shown(part) if i % 2 else _SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts))
 
 
 def _environment() -> Any:
