@@ -327,7 +327,7 @@ def test_a_large_table_is_sampled_and_said_so(tmp_path):
     done = type_in(tmp_path, sys.executable, "-c", run, *words, PYTHONPATH=str(REPOSITORY), POLARS_MAX_THREADS="2")
     assert done.returncode == 0, done.stderr
     kilobytes = int(done.stderr.strip().splitlines()[-1])
-    assert kilobytes < 1_000_000, "the file alone is 200 MB of text, several times that as columns of text"
+    assert kilobytes < 550_000, "to read all of it as columns of text takes more, before anything is done with it"
     assert "50,000 of" in done.stderr and (tmp_path / "large/settings.ini").is_file()
 
 
