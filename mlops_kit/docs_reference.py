@@ -75,7 +75,7 @@ def _field(node: Any, field: Any, lines: list[str]) -> Param:
     default = None if field.is_required() else field.default
     return Param(ast.unparse(node.target), ast.unparse(node.annotation), default, field.description or comment)
 
-# %% ../nbs/26_docs_reference.ipynb #38e8d5c1
+# %% ../nbs/26_docs_reference.ipynb #96ab626c
 SECTIONS = {
     "pipeline": "What a pipeline is made of. The parameters of its steps stand here too, as `name` or `step.name`.",
     "step": "How a step is run, whatever the pipeline.",
@@ -95,6 +95,7 @@ def settings_page(
         "[DEFAULT] and environments": (_ENVIRONMENTS, settings.KIT.values())
     }
     told |= {f"[{name}.NAME]": (text, settings.SECTIONS[name].values()) for name, text in SECTIONS.items()}
+    told |= {f"[{name}]": (_PLAIN[name], params.values()) for name, params in settings.PLAIN.items()}
     told |= {"[source.WORKLOAD.TABLE]": (_SOURCE, keys), "[workload.NAME]": (_WORKLOAD, ())}
     told |= {"[quality.NAME]": (_QUALITY + bars, ()), "Parameters of steps": (_STEPS, ())}
     parts = [f"## {title}\n\n{text}\n\n{parameter_table(params)}" for title, (text, params) in told.items()]
@@ -108,6 +109,7 @@ file, section, key and what was expected. Lists and dictionaries are written as 
 name environment variables. `mlops-kit settings` prints the values in force, and where each came from. Later ones win:
 `[DEFAULT]`, `[workload.NAME]`, `[pipeline.NAME]`, the environment, the command line."""
 _ENVIRONMENTS = "For every environment under `[DEFAULT]`, for one under `[dev]`, `[test]` or `[prod]`."
+_PLAIN = {"deploy": "How models are released and served. An environment changes a key as `deploy.KEY` in its section."}
 _SOURCE = "Where a table comes from. One of `files`, `sql`, `http` and `call` says of which kind the source is."
 _WORKLOAD = "What holds for a workload in every pipeline: any parameter of a step, as `name` or `step.name`."
 _QUALITY = """The bars of a workload, which `training.evaluate` holds. A bar is named after what it measures, and ends
