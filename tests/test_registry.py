@@ -210,6 +210,26 @@ def test_another_environment_adopts_the_promoted_model(shop):
 
 
 @pytest.mark.slow
+def test_one_model_goes_from_dev_through_test_to_production(shop):
+    """Trained once: every environment takes what the one before it has promoted, and ends with the same bytes."""
+    chain = SETTINGS.replace("[prod]", "[test]\ntracking_uri = sqlite:///runs/test/mlflow.db\n\n[prod]")
+    chain = chain.replace("[test]\n", '[test]\ntrain.steps = ["adopt", "offer"]\n')
+    shop.settings(chain.replace("[prod]\n", "[prod]\nadopt.from_environment = test\n"))
+    assert shop.call("promote", "flights").rc == 0
+    early = shop.call("run", "train", "--env", "prod")
+    assert early.rc == 1 and "test has no champion of `flights`" in early.fault()[0]
+    assert shop.call("run", "train", "--env", "test").rc == 0
+    assert shop.call("promote", "flights", "--env", "test").rc == 0
+    assert shop.call("run", "train", "--env", "prod").rc == 0
+    assert "is not approved" in shop.call("promote", "flights", "--env", "prod").fault()[0]
+    said = ("--by", "Ada", "--why", "Judged on production's rows")
+    assert shop.call("approve", "flights", *said, "--env", "prod").rc == 0
+    assert shop.call("promote", "flights", "--env", "prod").rc == 0
+    folders = [(shop.root / f"runs/{env}/data/model").resolve() for env in ("dev", "test", "prod")]
+    assert len({(folder / "model.txt").read_bytes() for folder in folders}) == 1
+
+
+@pytest.mark.slow
 def test_a_model_changed_in_the_registry_is_not_adopted(shop):
     """What comes out of the registry must be what went in."""
     assert shop.call("promote", "flights").rc == 0
