@@ -7,11 +7,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/replay.html.md"""
 # %% auto #0
 __all__ = ['MOST', 'ANSWER', 'as_requests', 'replay', 'summarise']
 
-# %% ../../nbs/deployment/replay.ipynb #26877aa5
+# %% ../../nbs/deployment/replay.ipynb #baf8fb5b
 import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def as_requests(
     for part in clean.iter_slices(together):
         yield orjson.dumps({"dataframe_records": part.to_dicts()})
 
-# %% ../../nbs/deployment/replay.ipynb #c45ff7c7
+# %% ../../nbs/deployment/replay.ipynb #2265f425
 MOST = 100  # Requests under way; more than that wait, and their time goes on
 ANSWER = {"number": pl.Int64, "status": pl.Int64, "deployment": pl.String, "request_id": pl.String} | {
     "ms": pl.Float64,  # From when it was due
@@ -47,7 +48,7 @@ async def _ask(session: Any, url: str, number: int, body: bytes, due: float) -> 
             score = [*orjson.loads(content)["predictions"][0].values()][-1] if answer.status == 200 else None
             who = told.get("azureml-model-deployment", ""), told.get("x-request-id", "")
             return number, answer.status, *who, ms, score
-    except (OSError, asyncio.TimeoutError, ValueError, _client_error()):
+    except (OSError, ValueError, _client_error()):
         return number, 0, "", "", (time.monotonic() - due) * 1000, None
 
 
@@ -56,11 +57,10 @@ def _client_error() -> type[Exception]:
 
     return aiohttp.ClientError
 
-# %% ../../nbs/deployment/replay.ipynb #e6beed27
+# %% ../../nbs/deployment/replay.ipynb #67df1796
 async def _send(session: Any, url: str, bodies: Iterator[bytes], rate: float, enough: threading.Event) -> list[tuple]:
     room, began = asyncio.Semaphore(MOST), time.monotonic()
-    running: set[asyncio.Task] = set()
-    done: list[tuple] = []
+    running: list[asyncio.Task] = []
     for number, body in enumerate(bodies):
         due = began + number / rate
         if enough.is_set():
@@ -68,11 +68,9 @@ async def _send(session: Any, url: str, bodies: Iterator[bytes], rate: float, en
         if (early := due - time.monotonic()) > 0:
             await asyncio.sleep(early)
         await room.acquire()
-        task = asyncio.create_task(_ask(session, url, number, body, due))
-        running.add(task)
-        task.add_done_callback(lambda task: (room.release(), running.discard(task), done.append(task.result())))
-    await asyncio.gather(*running)
-    return done
+        running.append(asyncio.create_task(_ask(session, url, number, body, due)))
+        running[-1].add_done_callback(lambda _: room.release())
+    return list(await asyncio.gather(*running))
 
 
 async def _replay(place: Path, bodies: Iterator[bytes], rate: float, enough: threading.Event) -> list[tuple]:
@@ -96,7 +94,9 @@ def replay(
     "Send rows as requests."
     if rate <= 0:
         raise EndpointError(f"{rate:g} requests a second are no rate", "rate", "Give a number above 0.")
-    done = asyncio.run(_replay(place, as_requests(rows, together), rate, enough or threading.Event()))
+    sent = _replay(place, as_requests(rows, together), rate, enough or threading.Event())
+    with ThreadPoolExecutor(1) as apart:  # A notebook has a loop of its own
+        done = apart.submit(asyncio.run, sent).result()
     return pl.DataFrame(done, schema=ANSWER, orient="row").sort("number")
 
 # %% ../../nbs/deployment/replay.ipynb #11ba904e
