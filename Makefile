@@ -6,8 +6,9 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 .PHONY: run test test-slow lint lab docs docs-results docs-serve bench lock readme clean setup setup-dev
 .DEFAULT_GOAL := run
 
-run: setup  ## Run the main job: real flights, from raw tables to a registered model
+run: setup  ## Run the main job: real flights, from raw tables to a released endpoint
 	$(BIN)/mlops-kit run train
+	$(BIN)/mlops-kit run deploy
 
 test: setup-dev  ## Every test that takes seconds: notebooks and tests/
 	$(BIN)/nbdev-test --n-workers 2
@@ -46,7 +47,8 @@ lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the par
 	$(BIN)/uv pip compile pyproject.toml --extra flights $(LOCK) -c environments/dev/requirements.txt -o environments/default/requirements.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
-clean:  ## Remove everything that can be made again
+clean:  ## Stop the endpoint, and remove everything that can be made again
+	-@test ! -x $(BIN)/mlops-kit || $(BIN)/mlops-kit endpoint stop --all
 	rm -rf .venv runs scratch start.md compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
 
 setup: .venv/default
