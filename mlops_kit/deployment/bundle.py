@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/bundle.html.md"""
 
 # %% auto #0
 __all__ = ['EDGES', 'SCHEMA', 'TEMPLATES', 'MANIFEST', 'REBUILD', 'LOADER', 'DISTRUST', 'BundleError', 'score_bounds',
-           'model_digest', 'build_bundle', 'read_manifest', 'bundle_digest', 'check_bundle']
+           'model_digest', 'build_bundle', 'list_files', 'read_manifest', 'bundle_digest', 'check_bundle']
 
 # %% ../../nbs/deployment/bundle.ipynb #b955a79b
 import hashlib
@@ -107,7 +107,7 @@ def _fill(draft: Path, package: Path, python: str) -> None:
         text = (Path(mlops_kit.__file__).parent / "templates" / "bundle" / name).read_text(encoding="utf-8")
         write_file(draft / name, text.replace("python:3.12-", f"python:{python}-"))
 
-# %% ../../nbs/deployment/bundle.ipynb #facb3949
+# %% ../../nbs/deployment/bundle.ipynb #2971960e
 MANIFEST = "manifest.json"
 
 
@@ -122,7 +122,7 @@ def build_bundle(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     _fill(draft, package, about["python"])
-    files = _files(draft)
+    files = list_files(draft)
     about["files"] = {name: {"sha256": hash_file(file), "bytes": file.stat().st_size} for name, file in files.items()}
     write_file(draft / MANIFEST, json.dumps(about, indent=1))
     for found in draft.rglob("*"):
@@ -138,7 +138,10 @@ def _replace(draft: Path, place: Path) -> None:
     os.replace(draft, place)
 
 
-def _files(bundle: Path) -> dict[str, Path]:  # {name: file}, in the order of names; a link is a file
+def list_files(
+    bundle: Path,  # Folder
+) -> dict[str, Path]:  # {name: file}, in the order of names; a link counts as a file
+    "List what is in a bundle."
     found = {file.relative_to(bundle).as_posix(): file for file in bundle.rglob("*")}
     return {name: file for name, file in sorted(found.items()) if file.is_symlink() or not file.is_dir()}
 
@@ -160,12 +163,12 @@ def bundle_digest(
     "Name a bundle by its content."
     return hash_file(bundle / MANIFEST)
 
-# %% ../../nbs/deployment/bundle.ipynb #6563d433
+# %% ../../nbs/deployment/bundle.ipynb #1eed9e8c
 REBUILD = "Fetch the version from the registry again; if it stays so, find out who changed it before you release."
 
 
 def _check_files(bundle: Path, expected: dict[str, dict[str, Any]]) -> None:
-    found = _files(bundle)
+    found = list_files(bundle)
     for name in sorted({*expected, MANIFEST} - {*found}):
         raise BundleError(f"{name} is missing", str(bundle / name), REBUILD)
     for name, file in found.items():
