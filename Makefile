@@ -42,9 +42,10 @@ bench: setup-dev  ## Speed against peers, as ratios in one run
 readme: setup-dev  ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
 
-lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the part that runs
+lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the part that runs, `serving` what a bundle needs
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o environments/dev/requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --extra flights $(LOCK) -c environments/dev/requirements.txt -o environments/default/requirements.txt
+	$(BIN)/uv pip compile --group pyproject.toml:serving $(LOCK) -c environments/dev/requirements.txt -o environments/serving/requirements.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:  ## Stop the endpoint, and remove everything that can be made again
