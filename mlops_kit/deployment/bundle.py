@@ -181,7 +181,9 @@ def _check_files(bundle: Path, expected: dict[str, dict[str, Any]]) -> None:
 
 # %% ../../nbs/deployment/bundle.ipynb #28f4fa40
 LOADER = "mlops_kit.training.models"
-DISTRUST = "Register the model in a form that holds no code; or set allow_pickle in [deploy], where you trust who made it."
+DISTRUST = (
+    "Register the model in a form that holds no code; or set allow_pickle in [deploy], where you trust who made it."
+)
 
 
 def _check_code(bundle: Path, names: list[str]) -> None:

@@ -19,14 +19,14 @@ from ..probes import registry_home
 from ..project import SettingsError, write_file
 from ..steps import Effect, Input, Output, log, path, read_tables
 
-# %% ../../nbs/deployment/feed.ipynb #0d4e10f2
+# %% ../../nbs/deployment/feed.ipynb #3bc1abdd
 def horizon_of(
     parameters: dict[str, Any],  # `workload`
 ) -> str | None:  # UTC
     "Ask up to when a store knows events."
     file, online = lookup_file(registry_home(), parameters["workload"]), load_online(parameters["workload"])
     found = FeatureStore(online, file).horizon if online and file.exists() else None
-    return found and found.isoformat()
+    return found.isoformat() if found else None
 
 
 def feed_workload(

@@ -75,7 +75,9 @@ def public_key(
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     try:
-        return load_pem_private_key(key, None).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return (
+            load_pem_private_key(key, None).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
     except (ValueError, TypeError) as error:
         what = f"the private key cannot be read: {str(error).splitlines()[0][:100]}"
         raise SettingsError(what, "signing_key", "Put a PEM without a password there.") from None
@@ -110,10 +112,19 @@ def _verified(said: dict[str, Any], trusted: bytes) -> bytes:  # What was signed
     from cryptography.hazmat.primitives.asymmetric import ec
 
     envelope, key = said["dsseEnvelope"], serialization.load_pem_public_key(trusted)
-    if said["mediaType"] != MEDIA or envelope["payloadType"] != PAYLOAD or not isinstance(key, ec.EllipticCurvePublicKey):
+    if (
+        said["mediaType"] != MEDIA
+        or envelope["payloadType"] != PAYLOAD
+        or not isinstance(key, ec.EllipticCurvePublicKey)
+    ):
         raise ValueError("another kind of signature or of key")
     payload, kind = base64.b64decode(envelope["payload"], validate=True), PAYLOAD.encode()
-    told = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)  # https://github.com/secure-systems-lab/dsse
+    told = b"DSSEv1 %d %b %d %b" % (
+        len(kind),
+        kind,
+        len(payload),
+        payload,
+    )  # https://github.com/secure-systems-lab/dsse
     digest = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.key_size]
     key.verify(base64.b64decode(envelope["signatures"][0]["sig"]), told, ec.ECDSA(digest))
     return payload

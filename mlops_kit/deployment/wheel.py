@@ -30,14 +30,18 @@ def kit_content() -> dict[str, bytes]:  # {name in the wheel: content}, sorted
     import mlops_kit
 
     package, about = Path(mlops_kit.__file__).parent, f"{KIT.replace('-', '_')}-{kit_version()}.dist-info"
-    files = [file for file in package.rglob("*") if file.is_file() and not {*file.relative_to(package).parts} & {*ASIDE}]
+    files = [
+        file for file in package.rglob("*") if file.is_file() and not {*file.relative_to(package).parts} & {*ASIDE}
+    ]
     found = {str(file.relative_to(package.parent)): file.read_bytes() for file in files}
     found |= {f"{about}/{name}": (distribution(KIT).read_text(name) or "").encode() for name in ABOUT}
     found[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: mlops_kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     return dict(sorted(found.items()))
 
 # %% ../../nbs/deployment/wheel.ipynb #1a1c366a
-def _listed(name: str, content: bytes) -> str:  # See https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+def _listed(
+    name: str, content: bytes
+) -> str:  # See https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
     return f"{name},sha256={digest},{len(content)}\n"
 
