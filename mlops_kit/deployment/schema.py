@@ -102,9 +102,9 @@ def frame_as_rows(
     table = to_polars(frame)
     return Rows(table.columns, [list(row) for row in table.iter_rows()])
 
-# %% ../../nbs/deployment/schema.ipynb #9435212a
+# %% ../../nbs/deployment/schema.ipynb #1249541b
 NUMBERS = {"long": "a whole number", "double": "a number", "boolean": "true or false"}
-MOST_WHOLE = 2**53  # Above it, a double no longer tells whole numbers apart
+MOST_WHOLE = 2**63  # A column of whole numbers in training has 64 bits
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Rule:
         what = NUMBERS.get(self.kind) or f"one of {len(self.codes or ())} known values"
         return what if self.required else f"{what}, or null"
 
-# %% ../../nbs/deployment/schema.ipynb #864218df
+# %% ../../nbs/deployment/schema.ipynb #5f0ea638
 def _numbers(rule: Rule, column: tuple) -> list | None:
     "Read a column in which every value has the type that it should have; None sends it to the slow path."
     kinds = {*map(type, column)}
@@ -134,7 +134,8 @@ def _numbers(rule: Rule, column: tuple) -> list | None:
     if rule.kind == "double":
         return [*column] if kinds <= {float, int} else None
     if rule.kind == "long":
-        return [*column] if kinds <= {int} else None
+        fits = kinds == {int} and min(column) >= -MOST_WHOLE and max(column) < MOST_WHOLE
+        return [*column] if fits else None
     return [*column] if kinds <= {bool} else None
 
 
@@ -145,7 +146,7 @@ def _coded(rule: Rule, column: tuple) -> list | None:
         return found
     return None if rule.unseen is None else [rule.unseen if value is MISSING else value for value in found]
 
-# %% ../../nbs/deployment/schema.ipynb #9b3ce15b
+# %% ../../nbs/deployment/schema.ipynb #314a00af
 def _read(rule: Rule, value: Any) -> tuple[float | None, str]:  # The number, and the rule that is broken
     if value is MISSING:
         return None, "missing"
@@ -157,9 +158,18 @@ def _read(rule: Rule, value: Any) -> tuple[float | None, str]:  # The number, an
         return (float(value), "") if isinstance(value, bool) else (None, "type")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None, "type"
-    if not math.isfinite(value):
+    if not _is_finite(value):
         return None, "finite"
-    return (None, "whole") if rule.kind == "long" and not float(value).is_integer() else (float(value), "")
+    if rule.kind == "long" and not (-MOST_WHOLE <= value < MOST_WHOLE and float(value).is_integer()):
+        return None, "whole"
+    return float(value), ""
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # A whole number of three hundred digits
+        return False
 
 
 def _read_category(rule: Rule, value: Any) -> tuple[float | None, str]:
