@@ -3,17 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: run test test-slow lint lab docs docs-results docs-serve bench lock readme clean setup setup-dev
+.PHONY: run test test-slow lint lab docs docs-results docs-serve bench lock readme clean setup setup-dev setup-peers
 .DEFAULT_GOAL := run
 
-run: setup  ## Run the main job: real flights, from raw tables to a registered model
+run: setup  ## Run the main job: real flights, from raw tables to a released endpoint
 	$(BIN)/mlops-kit run train
+	$(BIN)/mlops-kit run deploy
 
 test: setup-dev  ## Every test that takes seconds: notebooks and tests/
 	$(BIN)/nbdev-test --n-workers 2
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-slow: setup-dev  ## What takes minutes: slow cells, fresh clones, long kill loops
+test-slow: setup-dev setup-peers  ## What takes minutes: slow cells, fresh clones, long kill loops
 	$(BIN)/nbdev-test --n-workers 2 --flags slow
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
@@ -35,22 +36,26 @@ docs-results: setup-dev  ## The same with the results of every notebook, which t
 docs-serve: docs  ## Show the site on this machine: http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
 
-bench: setup-dev  ## Speed against peers, as ratios in one run
+bench: setup-dev setup-peers  ## Speed against peers, as ratios in one run
 	$(BIN)/python tests/bench.py
 
 readme: setup-dev  ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
 
-lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the part that runs
+lock: .venv/uv  ## Renew the locks; `dev` holds all extras, `default` is the part that runs, `serving` what a bundle needs, `peers` other servers
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o environments/dev/requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --extra flights $(LOCK) -c environments/dev/requirements.txt -o environments/default/requirements.txt
+	$(BIN)/uv pip compile --group pyproject.toml:serving $(LOCK) -c environments/dev/requirements.txt -o environments/serving/requirements.txt
+	$(BIN)/uv pip compile --group pyproject.toml:peers $(LOCK) -o environments/peers/requirements.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
-clean:  ## Remove everything that can be made again
+clean:  ## Stop the endpoint, and remove everything that can be made again
+	-@test ! -x $(BIN)/mlops-kit || $(BIN)/mlops-kit endpoint stop --all
 	rm -rf .venv runs scratch start.md compiled mlflow.db mlruns _proc site build dist *.egg-info .*_cache
 
 setup: .venv/default
 setup-dev: .venv/dev
+setup-peers: .venv/peers/done
 
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.version_info >= (3, 14))' || { echo "mlops_kit needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another. Type: make PYTHON=python3.12"; exit 2; }
@@ -65,4 +70,10 @@ setup-dev: .venv/dev
 
 .venv/dev: .venv/default environments/dev/requirements.txt
 	$(UV) --require-hashes -r environments/dev/requirements.txt
+	@touch $@
+
+.venv/peers/done: .venv/uv environments/peers/requirements.txt
+	$(BIN)/uv venv --quiet --allow-existing .venv/peers
+	$(BIN)/uv pip install --quiet --python .venv/peers/bin/python --require-hashes -r environments/peers/requirements.txt
+	$(BIN)/uv pip install --quiet --python .venv/peers/bin/python --no-deps --editable .
 	@touch $@

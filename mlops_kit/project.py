@@ -93,12 +93,12 @@ def find_root(
             return folder
     raise SettingsError("no settings.ini in this folder or above", str(start), "Run the command inside a project.")
 
-# %% ../nbs/00_project.ipynb #16bb80b3
+# %% ../nbs/00_project.ipynb #29757186
 def path(
     name: str | Path,  # Path relative to the project's root, or absolute
 ) -> Path:  # Absolute path
     "Resolve `name` against the project's root, whatever the current folder is."
-    return find_root() / name
+    return Path(name) if os.path.isabs(name) else find_root() / name
 
 # %% ../nbs/00_project.ipynb #047bd7fb
 def own_package(

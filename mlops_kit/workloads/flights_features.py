@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/workloads/flights_features.html.md""
 # %% auto #0
 __all__ = ['key', 'label', 'LATE_AFTER', 'KNOWN_BEFORE', 'CANCELLED_AFTER', 'LANDED_AFTER', 'REPORTED_AFTER', 'FLIGHT', 'OWNER',
            'HOURS', 'SIX_HOURS', 'WEEK', 'MONTH', 'PLACES', 'HABITS', 'views', 'REACH', 'WEATHER', 'others', 'meanings',
-           'feature_sources', 'build_events', 'build_rows', 'add_known', 'build_features', 'prove',
+           'feature_sources', 'build_events', 'build_schedule', 'build_rows', 'add_known', 'build_features', 'prove',
            'list_features_of_gold']
 
 # %% ../../nbs/workloads/flights_features.ipynb #dbea504a
@@ -143,15 +143,18 @@ def _same_hour(flights: Any) -> Any:
     hours = flights.group_by("origin", "time_hour").agg(flights_same_hour=nw.len())
     return hours.with_columns(nw.col("flights_same_hour").cast(nw.Int64))
 
-# %% ../../nbs/workloads/flights_features.ipynb #59561f5c
+# %% ../../nbs/workloads/flights_features.ipynb #777db501
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 _JUST_BEFORE = timedelta(microseconds=1)
 
 
+def _reported() -> nw.Expr:
+    return (nw.col("as_of") - nw.lit(REPORTED_AFTER + _JUST_BEFORE)).dt.truncate("1h")
+
+
 def _with_weather(rows: Any, weather: Any) -> Any:
-    hour = (nw.col("as_of") - nw.lit(REPORTED_AFTER + _JUST_BEFORE)).dt.truncate("1h")
     seen = weather.select("origin", *WEATHER, reported="time_hour")
-    return rows.with_columns(reported=hour).join(seen, on=["origin", "reported"], how="left").drop("reported")
+    return rows.with_columns(reported=_reported()).join(seen, on=["origin", "reported"], how="left").drop("reported")
 
 
 def _with_plane(rows: Any, planes: Any) -> Any:
@@ -203,17 +206,36 @@ others = [
 meanings = {name: meaning for name, (_, _, meaning) in _plain.items()}
 meanings |= {feature.name: describe_feature(feature) for feature in list_features(views)}
 
-# %% ../../nbs/workloads/flights_features.ipynb #f7d6788e
+# %% ../../nbs/workloads/flights_features.ipynb #71dc179d
+_KNOWN = ["carrier", "flight", "origin", "dest", "tailnum", "distance", "seats", "plane_age", "flights_same_hour"]
+
+
+def _scheduled(tables: dict[str, Any]) -> Any:
+    "All flights, with what is known of them for long."
+    flights = _timed(nw.from_native(tables["flights"])).with_columns(departure=_departure())
+    rows = flights.with_columns(**_schedule()).join(_same_hour(flights), on=["origin", "time_hour"], how="left")
+    return _with_plane(rows, nw.from_native(tables["planes"]))
+
+
+def build_schedule(
+    tables: dict[str, Any],  # Silver tables, frames of any engine that narwhals reads
+) -> Any:  # One row a flight, landed or not: time of prediction, key, schedule, plane, and its last weather report
+    "Say what is known of every flight before its prediction."
+    return (
+        _scheduled(tables)
+        .with_columns(reported=_reported())
+        .select("as_of", "departure", "reported", *_KNOWN, *_schedule())
+        .to_native()
+    )
+
+
 def build_rows(
     tables: dict[str, Any],  # Silver tables, frames of any engine that narwhals reads
 ) -> Any:  # One row a flight that landed: id, time of prediction, key, label, schedule, plane
     "Say which flights are examples, and what is known of them for long."
-    flights = _timed(nw.from_native(tables["flights"])).with_columns(departure=_departure())
-    landed = flights.filter(~nw.col("arr_delay").is_null()).with_columns(**_schedule())
-    landed = landed.join(_same_hour(flights), on=["origin", "time_hour"], how="left")
-    rows = _with_plane(landed, nw.from_native(tables["planes"])).with_row_index("row_id", order_by=FLIGHT)
-    known = ["carrier", "flight", "origin", "dest", "tailnum", "distance", "seats", "plane_age", "flights_same_hour"]
-    return rows.select("row_id", "as_of", "departure", label, *known, *_schedule()).to_native()
+    landed = _scheduled(tables).filter(~nw.col("arr_delay").is_null())
+    rows = landed.with_row_index("row_id", order_by=FLIGHT)
+    return rows.select("row_id", "as_of", "departure", label, *_KNOWN, *_schedule()).to_native()
 
 
 def add_known(
