@@ -21,7 +21,7 @@ import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# %% ../../nbs/deployment/door.ipynb #544a77d9
+# %% ../../nbs/deployment/door.ipynb #7f47ee0d
 Headers = list[tuple[bytes, bytes]]
 _JSON = (b"content-type", b"application/json")
 
@@ -41,7 +41,7 @@ class Refusal(Exception):
 
     def body(self) -> bytes:
         "Write what the client reads."
-        return orjson.dumps({"error": {"code": self.code, "message": self.message}})
+        return orjson.dumps({"error": self.message, "code": self.code})
 
 
 async def respond(

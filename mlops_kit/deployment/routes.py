@@ -8,7 +8,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #a151f60c
+# %% ../../nbs/deployment/routes.ipynb #4525a33b
+import contextlib
 import os
 import resource
 import socket
@@ -22,6 +23,7 @@ import orjson
 from .counters import metric_families
 from .door import Headers, Refusal, serve
 from .front import BUSY, Front, Reply, Request, Routes, check_type
+from .openapi import describe_api
 from .relay import Answer
 from .state import RUNNING, STATE, is_alive, spawn_supervisor
 from .telemetry import begin_span, end_span
@@ -180,7 +182,7 @@ async def evidence(
     said = {"epoch": front.epoch, "deployments": deployments, "shadow": shadow, "turned_away": front.turned_away}
     return Reply(200, orjson.dumps(said | {"lines_lost": front.log.lost}))
 
-# %% ../../nbs/deployment/routes.ipynb #fbeb7830
+# %% ../../nbs/deployment/routes.ipynb #9bb5cbd6
 async def swagger(
     front: Front,
     request: Request,
@@ -190,8 +192,11 @@ async def swagger(
     shares, known = front.relay.table.shares, front.watched.state["deployments"]
     if not shares:
         raise Refusal(503, "not_ready", "No deployment serves now.", BUSY)
-    bundle = front.watched.place / known[max(shares, key=lambda name: shares[name])]["bundle"] / "bundle"
-    return Reply(200, orjson.dumps(read_json(bundle / "model" / "signature.json", {})))
+    largest = known[max(shares, key=lambda name: shares[name])]
+    package = front.watched.place / largest["bundle"] / "bundle" / "model"
+    described, model = (read_json(package / name, {}) for name in ("signature.json", "model.json"))
+    version, name = str(largest.get("version", "")), front.watched.state["name"]
+    return Reply(200, orjson.dumps(describe_api(described, name, version, model.get("categories"))))
 
 
 ROUTES: Routes = {
@@ -204,7 +209,7 @@ ROUTES: Routes = {
     "/admin/evidence": ("GET", evidence),
 }
 
-# %% ../../nbs/deployment/routes.ipynb #dfc475f5
+# %% ../../nbs/deployment/routes.ipynb #e438bf15
 FILES = 4096  # Open at a time: each client is one, and each request to a worker
 
 
@@ -231,7 +236,8 @@ class Keeper:
         self.next = now + 0.5
         self.front.log.flush()
         self.front.labels.flush()
-        write_file(self.mark, str(os.getpid())) if not self.mark.exists() else os.utime(self.mark)
+        with contextlib.suppress(OSError):  # A full disk is no reason to stop
+            write_file(self.mark, str(os.getpid())) if not self.mark.exists() else os.utime(self.mark)
         return is_alive(self.front.watched.live.get("supervisor")) or self.succeed(now)
 
     def succeed(self, now: float) -> bool:

@@ -8,7 +8,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/worker.html.md"""
 __all__ = ['FAILED', 'NO_NUMBER', 'EXPIRED', 'MOST_BYTES', 'PATIENCE', 'START_SECONDS', 'ORPHANED', 'Worker', 'warm_up',
            'load_worker', 'serve_worker']
 
-# %% ../../nbs/deployment/worker.ipynb #34ec3f15
+# %% ../../nbs/deployment/worker.ipynb #471f5c43
+import contextlib
 import gc
 import math
 import os
@@ -24,18 +25,18 @@ import orjson
 from .bundle import check_bundle
 from .collector import Collector
 from .door import Headers, read_request, respond, serve
-from .lookup import open_lookup
-from .schema import Refused, Rows, read_body
+from .forms import read_body
+from .schema import Refused, Rows
 from .scoring import load_scorer
 from .signing import verify_bundle
 from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/worker.ipynb #1634d619
-FAILED = b'{"error":{"code":"model_failed","message":"The model failed on this request."}}'
-NO_NUMBER = b'{"error":{"code":"invalid_prediction","message":"The model\'s prediction is no number."}}'
-EXPIRED = b'{"error":{"code":"too_late","message":"Nobody waits for the answer any more."}}'
+# %% ../../nbs/deployment/worker.ipynb #2b1775d6
+FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
+NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
+EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
 
 
 class Worker:
@@ -53,7 +54,7 @@ class Worker:
     def rows(self, body: bytes) -> Rows:
         "Read the rows of a request; features of keys are looked up."
         rows = read_body(body)
-        if self.lookup is None or {*rows.names} != {*self.lookup.keys}:
+        if self.lookup is None or {*(rows.names or ())} != {*self.lookup.keys}:
             return rows
         found = [self.lookup.features(dict(zip(rows.names, values, strict=True))) for values in rows.values]
         return Rows([*found[0]], [[*features.values()] for features in found])
@@ -62,6 +63,7 @@ class Worker:
         self,
         body: bytes,  # As the client sent it
         identity: str,  # The request's id
+        keep: bool = True,  # Whether the request may be collected
     ) -> tuple[int, bytes, Headers]:  # Status, body and headers
         "Score the rows of a request."
         began = time.perf_counter()
@@ -72,7 +74,7 @@ class Worker:
             if not (math.isfinite(value) and math.isfinite(scores.sum())):
                 return 500, NO_NUMBER, [(b"x-not-finite", b"1")]
             found = orjson.dumps({"predictions": self.scorer.answer(scores)})
-            if self.collector is not None:
+            if keep and self.collector is not None:
                 self.collector.collect(identity, rows.names, rows.values, self.scorer.outputs, scores)
         except Refused as error:
             return error.status, orjson.dumps(error.body()), []
@@ -96,18 +98,18 @@ class Worker:
 
     def traced(self, body: bytes, headers: dict[bytes, bytes]) -> tuple[int, bytes, Headers]:
         "Answer within a span of the caller's trace, where spans are collected."
-        identity = headers.get(b"x-request-id", b"").decode("latin-1")
+        identity, keep = headers.get(b"x-request-id", b"").decode("latin-1"), b"x-probe" not in headers
         if self.tracer is None:
-            return self.answer(body, identity)
+            return self.answer(body, identity, keep)
         span, _ = begin_span(self.tracer, "score", headers.get(b"traceparent", b""), "SERVER")
-        status, found, more = self.answer(body, identity)
+        status, found, more = self.answer(body, identity, keep)
         end_span(span, status, request_id=identity, bytes=len(body))
         return status, found, more
 
 
 MOST_BYTES, PATIENCE = 1 << 30, 60.0
 
-# %% ../../nbs/deployment/worker.ipynb #ecb3b55a
+# %% ../../nbs/deployment/worker.ipynb #f3ac4b6c
 def warm_up(
     worker: Worker,
     bundle: Path,
@@ -132,19 +134,27 @@ def load_worker(
     "Verify and load the bundle of a deployment."
     known, options, collect = state["deployments"][name], state["options"], state["collect"]
     bundle = place / known["bundle"] / "bundle"
-    check_bundle(bundle, allow_pickle=options.get("allow_pickle", False))
     if state["trusted"]:
         verify_bundle(bundle, bundle.parent / "bundle.sig", Path(state["trusted"]))
+    check_bundle(bundle, allow_pickle=options.get("allow_pickle", False))
     worker = Worker(load_scorer(bundle, **options), tracer=open_tracer(f"{state['name']}-{name}"))
     warm_up(worker, bundle)
-    if state["workload"]:
-        worker.lookup = open_lookup(state["workload"], place.parent.parent / "online.sqlite")
+    worker.lookup = _open_lookup(place, state["workload"])
     if collect["share"] > 0:
         version = str(known.get("version", ""))
         worker.collector = Collector(place / "collected", state["name"], name, version, **collect)
     return worker
 
-# %% ../../nbs/deployment/worker.ipynb #687f659d
+# %% ../../nbs/deployment/worker.ipynb #db7d99ce
+def _open_lookup(place: Path, workload: str) -> Any:  # Lookup, or None where nothing was fed
+    if not workload:
+        return None
+    from mlops_kit.deployment.lookup import lookup_file, open_lookup
+
+    file = lookup_file(place.parent.parent, workload)
+    return open_lookup(workload, file) if file.exists() else None
+
+# %% ../../nbs/deployment/worker.ipynb #91c9ed36
 START_SECONDS = 120  # To load a bundle; after that the system ends the process
 ORPHANED = 30.0  # Seconds that a worker serves without a supervisor
 
@@ -165,7 +175,8 @@ def serve_worker(
     seconds, left = state["limits"]["timeout"], [time.monotonic()]
 
     def beat() -> bool:
-        write_file(ready, str(os.getpid())) if not ready.exists() else os.utime(ready)
+        with contextlib.suppress(OSError):  # A full disk is no reason to stop
+            write_file(ready, str(os.getpid())) if not ready.exists() else os.utime(ready)
         if os.getppid() == parent:
             left[0] = time.monotonic()
         return time.monotonic() - left[0] < ORPHANED
