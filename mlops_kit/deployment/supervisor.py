@@ -235,7 +235,7 @@ def sweep(
         if str(file) not in known:
             file.unlink(missing_ok=True)
 
-# %% ../../nbs/deployment/supervisor.ipynb #cd9ee06f
+# %% ../../nbs/deployment/supervisor.ipynb #d2af26c4
 def step(
     it: Supervisor,
 ) -> None:
@@ -263,29 +263,26 @@ def start_worker(
 
 def tell(
     it: Supervisor,
-    stopping: bool = False,  # Whether it is about to end
 ) -> None:
     "Write what runs, where it changed; on a full disk, later."
     front = it.front.mark | {"ready": it.front.ready()} if it.front else {}
     told = {
         "supervisor": it.mark,
-        "stopping": stopping,
         "front": front | {"restarts": it.front_restarts, "last_words": it.front_words},
         "deployments": {name: group.told() for name, group in it.groups.items()},
     }
-    if told != it.told and (it.place / STATE).exists():
+    if told != it.told:
         with contextlib.suppress(OSError):
             write_file(it.place / LIVE, json.dumps(told, indent=1))
             it.told = told
 
-# %% ../../nbs/deployment/supervisor.ipynb #db6513cf
+# %% ../../nbs/deployment/supervisor.ipynb #91a40672
 def stop(
     it: Supervisor,
 ) -> None:
     "Let everything finish, and end what does not."
     if it.sock is not None:
         it.sock.close()
-    tell(it, stopping=True)
     groups = [process for group in it.groups.values() for process in (*group.workers, *group.older)]
     first = [process for process in (it.front, it.prober) if process is not None]
     for processes in (first, groups + [process for process, _ in it.leaving]):
@@ -295,11 +292,10 @@ def stop(
             time.sleep(STEP)
     for group in it.groups.values():
         group.close()
-    if (it.place / STATE).exists():
-        with contextlib.suppress(OSError):
-            write_file(it.place / LIVE, json.dumps({"supervisor": {}, "front": {}, "deployments": {}}))
+    with contextlib.suppress(OSError):
+        write_file(it.place / LIVE, json.dumps({"supervisor": {}, "front": {}, "deployments": {}}))
 
-# %% ../../nbs/deployment/supervisor.ipynb #e3f6e861
+# %% ../../nbs/deployment/supervisor.ipynb #c24d3cca
 NEEDED = ("mlops_kit.training.models", "mlops_kit.training.calibration", "prometheus_client", "uvloop", "httptools")
 
 
@@ -316,6 +312,8 @@ def prepare() -> None:
 def main() -> None:
     "Be the supervisor of the endpoint that the command line names."
     place, front, listens = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if os.fork():
+        os._exit(0)  # Nobody's child: whoever started it may end with all its own
     lock = take_lock(place)
     if not lock:
         sys.exit(TAKEN)

@@ -33,7 +33,7 @@ from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/worker.ipynb #2b1775d6
+# %% ../../nbs/deployment/worker.ipynb #6c31a241
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -57,7 +57,8 @@ class Worker:
         if self.lookup is None or {*(rows.names or ())} != {*self.lookup.keys}:
             return rows
         found = [self.lookup.features(dict(zip(rows.names, values, strict=True))) for values in rows.values]
-        return Rows([*found[0]], [[*features.values()] for features in found])
+        names = self.scorer.schema.names
+        return Rows(names, [[features[name] for name in names] for features in found])
 
     def answer(
         self,
