@@ -102,7 +102,7 @@ def find_route(
         raise Refusal(405, "wrong_method", f"Use {known}.", [(b"allow", known.encode())])
     return route
 
-# %% ../../nbs/deployment/front.ipynb #c2aba6b1
+# %% ../../nbs/deployment/front.ipynb #5488047e
 READING = 16  # Bodies that may be read at a time, for each request that may be scored at a time
 BUSY = [(b"retry-after", b"1")]
 
@@ -120,7 +120,7 @@ class Front:
         self.busy = self.reading = 0
         self.turned_away = {"unauthorised": 0, "busy": 0, "refused": 0}
         self.log = RequestLog(place / "logs" / "front.log")
-        self.labels = RequestLog(place / "labels" / "labels.jsonl")
+        self.labels = RequestLog(place / "labels" / "labels.jsonl", kept=100)  # 1 GiB of labels
         self.digests: dict[str, str] = {}  # Of the bundles that the counters are about
         self.follow()
         self.tracer = open_tracer(f"{self.watched.state['name']}-front")

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #4525a33b
+# %% ../../nbs/deployment/routes.ipynb #c433ce20
 import contextlib
 import os
 import resource
@@ -25,7 +25,7 @@ from .door import Headers, Refusal, serve
 from .front import BUSY, Front, Reply, Request, Routes, check_type
 from .openapi import describe_api
 from .relay import Answer
-from .state import RUNNING, STATE, is_alive, spawn_supervisor
+from .state import RUNNING, STATE, is_kept, spawn_supervisor
 from .telemetry import begin_span, end_span
 from ..project import read_json, write_file
 
@@ -209,7 +209,7 @@ ROUTES: Routes = {
     "/admin/evidence": ("GET", evidence),
 }
 
-# %% ../../nbs/deployment/routes.ipynb #e438bf15
+# %% ../../nbs/deployment/routes.ipynb #0f704f0e
 FILES = 4096  # Open at a time: each client is one, and each request to a worker
 
 
@@ -238,7 +238,7 @@ class Keeper:
         self.front.labels.flush()
         with contextlib.suppress(OSError):  # A full disk is no reason to stop
             write_file(self.mark, str(os.getpid())) if not self.mark.exists() else os.utime(self.mark)
-        return is_alive(self.front.watched.live.get("supervisor")) or self.succeed(now)
+        return is_kept(place) or self.succeed(now)
 
     def succeed(self, now: float) -> bool:
         "Start the next supervisor, unless one is on its way or the endpoint is to stop."
