@@ -17,10 +17,11 @@ import psutil
 from mlops_kit.deployment.bundle import build_bundle
 from mlops_kit.deployment.endpoint import start_endpoint, stop_endpoint
 from mlops_kit.deployment.forms import read_rows
+from mlops_kit.deployment.keys import make_keys
 from mlops_kit.deployment.replay import replay
 from mlops_kit.deployment.scoring import load_scorer
 from mlops_kit.deployment.signing import private_key, public_key, sign_bundle
-from mlops_kit.deployment.state import endpoint_place, make_endpoint, read_endpoint, read_live
+from mlops_kit.deployment.state import LIMITS, endpoint_place, make_endpoint, read_endpoint, read_live
 from mlops_kit.project import path, read_json
 from mlops_kit.settings import PLAIN
 from mlops_kit.steps import read_table
@@ -158,7 +159,8 @@ def processes_of(place: Path) -> list[psutil.Process]:
 def endpoint(home: Path, trusted: Path, **facts) -> Iterator[Path]:  # Its folder
     """Let an endpoint run that serves nothing yet; no process of it is left behind."""
     place = endpoint_place(home, "flights")
-    make_endpoint(place, trusted=str(trusted), **facts)
+    make_endpoint(place, trusted=str(trusted), limits=LIMITS | {"concurrency": 256}, **facts)
+    make_keys(place)
     try:
         start_endpoint(place)
         yield place
