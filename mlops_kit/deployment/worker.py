@@ -33,7 +33,7 @@ from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/worker.ipynb #6c31a241
+# %% ../../nbs/deployment/worker.ipynb #81b062c3
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -56,8 +56,8 @@ class Worker:
         rows = read_body(body)
         if self.lookup is None or {*(rows.names or ())} != {*self.lookup.keys}:
             return rows
-        found = [self.lookup.features(dict(zip(rows.names, values, strict=True))) for values in rows.values]
-        names = self.scorer.schema.names
+        names, keys = self.scorer.schema.names, [dict(zip(rows.names, row, strict=True)) for row in rows.values]
+        found = [self.lookup.features(key, number) for number, key in enumerate(keys)]
         return Rows(names, [[features[name] for name in names] for features in found])
 
     def answer(
