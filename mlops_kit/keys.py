@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/keys.html.md"""
 __all__ = ['LOCK', 'SETTLED', 'LEFT_OUT', 'runtime', 'our_packages', 'step_code', 'Content', 'stored_content', 'outside_content',
            'step_values', 'ask_probes', 'Decision', 'explain_parts', 'decide']
 
-# %% ../nbs/09_keys.ipynb #58aae1a6
+# %% ../nbs/09_keys.ipynb #87ff8c0a
 import contextlib
 import json
 import platform
@@ -25,7 +25,7 @@ from .graph import Graph
 from .notebooks import Step
 from .probes import ask
 from .project import GraphError, hash_file, own_package, path, read_json, write_file
-from .steps import find_contracts, find_workload
+from .steps import find_contracts, find_online, find_workload
 from .store import SCHEMA, Store, describe, find_fault, hash_text, newest
 
 # %% ../nbs/09_keys.ipynb #227dce79
@@ -73,7 +73,7 @@ def _read_once(root: Path, cells: list[tuple[str, str]], name: str, resolved: di
             write_file(memo, json.dumps({"asked": asked, **said}))
     return code
 
-# %% ../nbs/09_keys.ipynb #f755e059
+# %% ../nbs/09_keys.ipynb #87c4b4e0
 def our_packages(
     root: Path,  # Project's root
 ) -> dict[str, Path]:  # {name: folder}
@@ -126,6 +126,7 @@ def step_code(
     if graph.pipeline.workload and "workload" in step.params:
         resolved["load_workload"] = find_workload(graph.pipeline.workload)
         resolved["load_contracts_of"] = find_contracts(graph.pipeline.workload)
+        resolved["load_online_of"] = find_online(graph.pipeline.workload)
     return _read_once(root, cells, step.name, resolved)
 
 # %% ../nbs/09_keys.ipynb #4fa11a52

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/steps.html.md"""
 # %% auto #0
 __all__ = ['Input', 'Output', 'Secret', 'Probe', 'Effect', 'RECORDS_VARIABLE', 'SECRETS_VARIABLE', 'MAX_ROWS', 'TASK_VARIABLE',
            'write_record', 'log', 'gate', 'find_workload', 'load_workload', 'find_contracts', 'load_contracts_of',
-           'read_task', 'probe']
+           'find_online', 'load_online_of', 'read_task', 'probe']
 
 # %% ../nbs/01_steps.ipynb #775f147f
 import importlib
@@ -235,7 +235,7 @@ def load_workload(
     "Import the module of a workload."
     return importlib.import_module(find_workload(name))
 
-# %% ../nbs/01_steps.ipynb #a83ff600
+# %% ../nbs/01_steps.ipynb #2ca4652a
 def find_contracts(
     name: str,  # Name of the workload, as in settings
 ) -> str:  # Dotted name of the module
@@ -250,6 +250,22 @@ def load_contracts_of(
 ) -> ModuleType:  # With `contracts()` and `repairs`
     "Import the module with the contracts of a workload."
     return importlib.import_module(find_contracts(name))
+
+
+def find_online(
+    name: str,  # Name of the workload, as in settings
+) -> str:  # Dotted name of the module; nothing where it can be asked by features alone
+    "Find the module that says by which keys a workload can be asked."
+    beside = f"{find_workload(name)}_online"
+    return beside if importlib.util.find_spec(beside) else ""
+
+
+def load_online_of(
+    name: str,  # Name of the workload, as in settings
+) -> ModuleType | None:  # With `online`
+    "Import the module that says by which keys a workload can be asked."
+    module = find_online(name)
+    return importlib.import_module(module) if module else None
 
 # %% ../nbs/01_steps.ipynb #4823a8d0
 TASK_VARIABLE = "MLOPS_KIT_TASK"  # File with what the runner says to a step: answers of probes, parts of its key

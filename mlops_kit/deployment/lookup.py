@@ -7,10 +7,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/lookup.html.md"""
 # %% auto #0
 __all__ = ['Join', 'Online', 'FeatureStore', 'feed', 'Lookup', 'lookup_file', 'load_online', 'open_lookup']
 
-# %% ../../nbs/deployment/lookup.ipynb #6714e464
+# %% ../../nbs/deployment/lookup.ipynb #b20aeadd
 import contextlib
-import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from ..dataops.online import OnlineStore
 from ..dataops.views import FeatureView
 from .schema import Refused, fault
 from ..project import StoreError
-from ..steps import find_workload
+from ..steps import load_online_of
 from ..tables import to_polars
 
 # %% ../../nbs/deployment/lookup.ipynb #97d8bf7f
@@ -141,7 +139,7 @@ def _after(events: Mapping[str, Any], online: Online) -> datetime:
         raise StoreError("there are no events to feed", "events", "Run the data stage first.")
     return max(newest) + timedelta(microseconds=1)
 
-# %% ../../nbs/deployment/lookup.ipynb #4ba61971
+# %% ../../nbs/deployment/lookup.ipynb #1328d56c
 class Lookup:
     "Finds the features of a request that carries keys."
 
@@ -195,8 +193,8 @@ def load_online(
     workload: str,  # Name of the workload
 ) -> Online | None:  # Nothing where it can be asked by features alone
     "Import what a workload says about keys."
-    module = f"{find_workload(workload)}_online"
-    return importlib.import_module(module).online if importlib.util.find_spec(module) else None
+    found = load_online_of(workload)
+    return found.online if found else None
 
 
 def open_lookup(
