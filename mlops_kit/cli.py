@@ -13,7 +13,7 @@ import sys
 
 import typer
 
-from . import cli_care, cli_data, cli_lab, cli_look, cli_models, cli_project, cli_run, cli_steps  # noqa: F401
+from . import cli_batch, cli_care, cli_data, cli_lab, cli_look, cli_models, cli_project, cli_run, cli_steps  # noqa: F401
 from .cli_app import app
 from .cli_errors import complain
 

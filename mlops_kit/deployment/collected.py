@@ -69,9 +69,14 @@ def _series(name: str, values: list, kind: Any) -> pl.Series:
 def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
-# %% ../../nbs/deployment/collected.ipynb #2fa469e2
-ABOUT = {"deployment": pl.String, "request_id": pl.String, "call": pl.Int64, "row": pl.Int64}  # What tells rows apart
-TOLD = {"at": pl.String, "version": pl.String}
+# %% ../../nbs/deployment/collected.ipynb #691d5e22
+ABOUT: dict[str, Any] = {
+    "deployment": pl.String,
+    "request_id": pl.String,
+    "call": pl.Int64,
+    "row": pl.Int64,
+}  # What tells rows apart
+TOLD: dict[str, Any] = {"at": pl.String, "version": pl.String}
 TAKEN = {*ABOUT, *TOLD, "day", "label"}  # A feature of such a name is called `input_` and that
 
 
@@ -111,7 +116,7 @@ def join_sides(
         rows += [{**_row(row, answer), **about, "row": number} for number, (row, answer) in pairs]
     return _frame(rows, types | ABOUT | TOLD) if rows else pl.DataFrame(schema=ABOUT | TOLD), unpaired
 
-# %% ../../nbs/deployment/collected.ipynb #ba4cd87c
+# %% ../../nbs/deployment/collected.ipynb #c9ec45bb
 def list_collected(
     place: Path,  # Folder of the endpoint
 ) -> dict[str, list[list]]:  # {day: [file in the endpoint's folder, its bytes]}
@@ -132,7 +137,8 @@ def read_day(
     types: dict[str, Any],  # {feature: type}
 ) -> tuple[pl.DataFrame, dict[str, int]]:  # One row a scored row; requests, broken lines, requests left out
     "Read what was collected in a day."
-    parts, told = [], {"requests": 0, "broken": 0, "unpaired": 0}
+    parts: list[pl.DataFrame] = []
+    told = {"requests": 0, "broken": 0, "unpaired": 0}
     sizes = {place / name: size for name, size in files}
     for deployment in sorted({file.parts[-7] for file in sizes}):
         mine = {side: [file for file in sizes if file.parts[-7:-5] == (deployment, side)] for side in (INPUTS, OUTPUTS)}
