@@ -69,7 +69,7 @@ def _series(name: str, values: list, kind: Any) -> pl.Series:
 def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
-# %% ../../nbs/deployment/collected.ipynb #691d5e22
+# %% ../../nbs/deployment/collected.ipynb #376c0d37
 ABOUT: dict[str, Any] = {
     "deployment": pl.String,
     "request_id": pl.String,
@@ -82,12 +82,19 @@ TAKEN = {*ABOUT, *TOLD, "day", "label"}  # A feature of such a name is called `i
 
 def _side(files: Iterable[Path], sizes: dict[Path, int]) -> tuple[dict[tuple[str, int], dict[str, Any]], int]:
     read = [read_lines(file, sizes.get(file)) for file in files]
-    events, found, seen = [event for lines, _ in read for event in lines], {}, {}  # type: ignore[var-annotated]
+    lines = [line for whole, _ in read for line in whole]
+    events, found, seen = [line for line in lines if _is_event(line)], {}, {}  # type: ignore[var-annotated]
     for event in sorted(events, key=lambda event: event["time"]):
         identity = event["correlationid"]
         seen[identity] = call = seen.get(identity, -1) + 1
         found[identity, call] = event
-    return found, sum(broken for _, broken in read)
+    return found, sum(broken for _, broken in read) + len(lines) - len(events)
+
+
+def _is_event(line: Any) -> bool:
+    if not (isinstance(line, dict) and isinstance(line.get("time"), str) and isinstance(line.get("data"), list)):
+        return False
+    return isinstance(line.get("correlationid"), str) and all(isinstance(row, dict) for row in line["data"])
 
 
 def _row(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
@@ -168,12 +175,13 @@ def stack(
         texts = [part.cast(dict.fromkeys({*mixed} & {*part.columns}, pl.String)) for part in parts]
         return pl.concat(texts, how="diagonal_relaxed")
 
-# %% ../../nbs/deployment/collected.ipynb #da18a9a2
+# %% ../../nbs/deployment/collected.ipynb #0dc02062
 def read_labels(
     place: Path,  # Folder of the endpoint
 ) -> pl.DataFrame:  # request_id, row (none: of all rows), label
     "Read the labels that were sent, the last one for each request."
     lines = [line for file in (place / "labels").glob("*.jsonl*") for line in read_lines(file)[0]]
+    lines = [line for line in lines if isinstance(line, dict) and {"request_id", "label"} <= line.keys()]
     last = {line["request_id"]: line["label"] for line in sorted(lines, key=lambda line: line.get("at", 0))}
     rows = [
         {"request_id": identity, "row": number if isinstance(label, list) else None, "label": one}

@@ -153,27 +153,42 @@ def write_rows(
         time.sleep(pause) if len(rows) == SLICE and pause else None
     return b"[" + b",".join(parts) + b"]"
 
-# %% ../../nbs/deployment/collector.ipynb #df402fdd
+# %% ../../nbs/deployment/collector.ipynb #a0196a3e
+def _stats(pairs: dict[tuple[str, str], list[Path]]) -> dict[tuple[str, str], list[tuple[float, int]]]:
+    found: dict[tuple[str, str], list[tuple[float, int]]] = {pair: [] for pair in pairs}
+    for pair, files in pairs.items():
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                found[pair].append((file.stat().st_mtime, file.stat().st_size))
+    return found
+
+
+def _remove(file: Path) -> int:  # Lines that were in it
+    with contextlib.suppress(OSError):  # Another process was first
+        lines = file.read_bytes().count(b"\n")
+        file.unlink()
+        return lines
+    return 0
+
+
 def remove_oldest(
     folder: Path,  # Of an endpoint's collections
     most: int,  # Bytes that may stay
 ) -> int:  # Requests that are gone
     "Make room."
-    found, gone = [], 0
+    pairs: dict[tuple[str, str], list[Path]] = {}  # Inputs and outputs of the same requests go together
     for file in folder.glob("*/*/*/*/*/*/*.jsonl"):
-        with contextlib.suppress(FileNotFoundError):
-            found.append((file.stat().st_mtime, file.stat().st_size, file))
-    total = sum(size for _, size, _ in found)
-    for _, size, file in sorted(found):
+        pairs.setdefault((file.relative_to(folder).parts[0], file.name), []).append(file)
+    sizes = [(max(found)[0], sum(size for _, size in found), pair) for pair, found in _stats(pairs).items() if found]
+    total, gone = sum(size for _, size, _ in sizes), 0
+    for _, size, pair in sorted(sizes):
         if total <= most:
             break
         total -= size
-        with contextlib.suppress(OSError):  # Another process was first
-            gone += file.read_bytes().count(b"\n") if file.relative_to(folder).parts[1] == OUTPUTS else 0
-            file.unlink()
+        gone += max(_remove(file) for file in pairs[pair])
     return gone
 
-# %% ../../nbs/deployment/collector.ipynb #32aabe9c
+# %% ../../nbs/deployment/collector.ipynb #f6463506
 MOST_BYTES, FILES = 16 << 20, 32  # Of one file; files that fill all the room, so that little goes at a time
 
 
@@ -199,7 +214,10 @@ class _Files:
         hour, more, gone = time.strftime("%Y/%m/%d/%H", time.gmtime()), max(map(len, contents.values())), 0
         if not self.open or hour != self.hour or self._is_over(more):
             self.close()
-            gone = remove_oldest(self.place.parent, self.most - len(contents) * max(self.size, more))
+            room = (
+                self.most - self.most // 8 - len(contents) * max(self.size, more)
+            )  # An eighth is for the other processes
+            gone = remove_oldest(self.place.parent, room)
             self._begin(hour, [*contents])
         before = _sizes(self.open)
         try:
