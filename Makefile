@@ -9,6 +9,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 run: setup  ## Run the main job: real flights, from raw tables to a released endpoint
 	$(BIN)/mlops-kit run train
 	$(BIN)/mlops-kit run deploy
+	$(BIN)/mlops-kit run observe
 
 test: setup-dev  ## Every test that takes seconds: notebooks and tests/
 	$(BIN)/nbdev-test --n-workers 2

@@ -65,7 +65,7 @@ SECTIONS: dict[str, dict[str, Param]] = {
     "source": {},
 }
 
-# %% ../nbs/00_settings.ipynb #aa5361ae
+# %% ../nbs/00_settings.ipynb #d4075179
 PLAIN: dict[str, dict[str, Param]] = {
     "deploy": {
         param.name: param
@@ -92,12 +92,15 @@ PLAIN: dict[str, dict[str, Param]] = {
             Param("shadow", "int", 200, "Mirrored requests before the first step; 0 leaves the shadow out"),
             Param("least_requests", "int", 200, "Requests of a new deployment that a step is judged by, at least"),
             Param("alpha", "float", 0.05, "Chance that a release as good as the champion is rolled back"),
-            Param("errors_at_most", "float", 0.01, "Largest share of errors, where there is no champion"),
+            Param(
+                "errors_at_most", "float", 0.01, "Errors that are borne beyond the champion's, 0 to 1; alone, in all"
+            ),
             Param("latency_ms_at_most", "float", 250.0, "95th percentile of a new deployment, ms"),
             Param("latency_ratio_at_most", "float", 2.0, "The same, over the champion's"),
             Param("agreement_at_least", "float", 0.9, "Share of mirrored requests decided as the champion decides"),
             Param("shift_at_most", "float", 0.1, "Mean change of a score from the champion's to the new one's"),
-            Param("wait", "float", 0.0, "Seconds that a release waits for requests before it is held; 0 does not end"),
+            Param("new_columns", "bool", False, "Let a version ask for other columns than the champion"),
+            Param("wait", "float", 600.0, "Seconds that a stage waits for requests before it is held; 0 does not end"),
             Param("releasers", "list[str]", [], "Identities of CI that may release; anybody where there is none"),
             Param("signing_key", "str", "", "Variable that holds the private key; one is made outside production"),
             Param("trusted_key", "str", "", "File with the public key that bundles must be signed by"),

@@ -107,7 +107,7 @@ def _fill(draft: Path, package: Path, python: str) -> None:
         text = (Path(mlops_kit.__file__).parent / "templates" / "bundle" / name).read_text(encoding="utf-8")
         write_file(draft / name, text.replace("python:3.12-", f"python:{python}-"))
 
-# %% ../../nbs/deployment/bundle.ipynb #2971960e
+# %% ../../nbs/deployment/bundle.ipynb #f5a95c38
 MANIFEST = "manifest.json"
 
 
@@ -116,12 +116,17 @@ def build_bundle(
     place: Path,  # Folder to make; another bundle there is replaced
     name: str,  # Registered model
     version: str,  # Its number
+    onnx: bool = False,  # Whether it holds the trees as ONNX as well
 ) -> dict[str, Any]:  # The manifest
     "Build a bundle, whole or absent."
     about, draft = _described(package, name, version), place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     _fill(draft, package, about["python"])
+    if onnx:
+        from mlops_kit.deployment.onnx_trees import pack_trees
+
+        pack_trees(draft)
     files = list_files(draft)
     about["files"] = {name: {"sha256": hash_file(file), "bytes": file.stat().st_size} for name, file in files.items()}
     write_file(draft / MANIFEST, json.dumps(about, indent=1))

@@ -52,7 +52,7 @@ def golden_difference(
     found = scorer.score(scorer.schema.check(read_rows(golden["rows"])))
     return float(np.abs(found - np.array(golden["expected"])).max())
 
-# %% ../../nbs/deployment/package.ipynb #1fa44a62
+# %% ../../nbs/deployment/package.ipynb #1c92470b
 def keep_bundle(
     home: Path,  # Folder of the environment
     bundle: Path,  # Folder of a bundle
@@ -80,12 +80,13 @@ def fetch_bundle(
     uri: str,  # MLflow registry
     name: str,  # Registered model
     version: str,  # Number or alias
+    onnx: bool = False,  # Whether it holds the trees as ONNX as well
 ) -> Path:  # Folder with `bundle/` and `bundle.sig`
     "Build, sign and keep the bundle of a registered version."
     found = fetch_version(uri, name, version)
     draft = home / "bundles" / f".draft-{os.getpid()}"
     try:
-        build_bundle(package_place(found["package"]), draft, name, found["version"])
+        build_bundle(package_place(found["package"]), draft, name, found["version"], onnx)
         return keep_bundle(home, draft, private_key(root, env))
     finally:
         shutil.rmtree(draft, ignore_errors=True)

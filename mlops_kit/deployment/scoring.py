@@ -45,7 +45,7 @@ def _spared() -> Iterator[None]:
             if sys.modules.get(name, True) is None:
                 del sys.modules[name]
 
-# %% ../../nbs/deployment/scoring.ipynb #78abfb1a
+# %% ../../nbs/deployment/scoring.ipynb #1d4e58b4
 @dataclass(frozen=True)
 class Scorer:
     "A loaded model with the schema of its rows."
@@ -54,16 +54,19 @@ class Scorer:
     schema: Schema
     outputs: list[str]  # Names of what it answers
     manifest: dict[str, Any] = field(default_factory=dict)  # Of the bundle
+    session: Any = None  # Of ONNX Runtime, where settings ask for it
 
     def score(
         self,
         matrix: np.ndarray,  # From `schema.check`
     ) -> np.ndarray:  # One row a row, one column an output
         "Score rows, as `mlops_kit.training.models.predict` does."
+        from mlops_kit.deployment.onnx_trees import score_trees
         from mlops_kit.training.calibration import apply_calibration
         from mlops_kit.training.models import predict_matrix
 
-        found = apply_calibration(self.model.calibration, predict_matrix(self.model, matrix))
+        raw = score_trees(self.session, matrix) if self.session else predict_matrix(self.model, matrix)
+        found = apply_calibration(self.model.calibration, raw)
         return found.reshape(len(found), -1)
 
     def answer(
@@ -73,7 +76,7 @@ class Scorer:
         "Give every score its name."
         return [dict(zip(self.outputs, row, strict=True)) for row in scores.tolist()]
 
-# %% ../../nbs/deployment/scoring.ipynb #8c099c54
+# %% ../../nbs/deployment/scoring.ipynb #bc5f6c46
 PICKLE = (
     "A pickle runs code as it is opened. Where you trust who made it: `allow_pickle = true` in settings.ini [deploy]."
 )
@@ -83,8 +86,10 @@ def load_scorer(
     bundle: Path,  # Folder of the bundle, or of a package alone
     unseen: str = "refuse",  # What a category is that training never saw: refuse, or missing
     allow_pickle: bool = False,  # Open a model that can run any code
+    onnx: bool = False,  # Score trees by ONNX Runtime, where it answers as the model does
 ) -> Scorer:
     "Load the model of a bundle."
+    from mlops_kit.deployment.onnx_trees import open_packed
     from mlops_kit.training.models import load_model
 
     package = bundle / "model" if (bundle / "model").is_dir() else bundle
@@ -94,6 +99,6 @@ def load_scorer(
     if model.fitted.get("format") == "pickle" and not allow_pickle:
         raise BundleError("the model is a pickle", str(package / "model.pkl"), PICKLE)
     outputs = [column["name"] for column in described["outputs"]]
-    scorer = Scorer(model, read_schema(package, unseen), outputs, read_json(bundle / "manifest.json", {}))
+    session = open_packed(bundle) if onnx else None
     model.trees if model.family == "trees" else None  # Read now, not at the first request
-    return scorer
+    return Scorer(model, read_schema(package, unseen), outputs, read_json(bundle / "manifest.json", {}), session)
