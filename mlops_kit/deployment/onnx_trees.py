@@ -27,7 +27,9 @@ def convert_trees(
 ) -> bytes:  # ONNX, the same bytes every time
     "Write a model's trees as ONNX."
     if model.family != "trees":
-        raise BundleError(f"a model of the family {model.family} is no trees", "onnx", "Set `onnx = false` in [deploy].")
+        raise BundleError(
+            f"a model of the family {model.family} is no trees", "onnx", "Set `onnx = false` in [deploy]."
+        )
     try:
         from onnxmltools import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
