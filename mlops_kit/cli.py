@@ -7,13 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/16_cli.ipynb #56ebd0da
+# %% ../nbs/16_cli.ipynb #3a2a1afa
 import os
 import sys
 
 import typer
 
 from mlops_kit import (  # noqa: F401
+    cli_batch,
     cli_care,
     cli_data,
     cli_endpoint,

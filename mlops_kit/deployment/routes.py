@@ -8,11 +8,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #4525a33b
+# %% ../../nbs/deployment/routes.ipynb #efb1055a
 import contextlib
 import os
 import resource
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from .door import Headers, Refusal, serve
 from .front import BUSY, Front, Reply, Request, Routes, check_type
 from .openapi import describe_api
 from .relay import Answer
-from .state import RUNNING, STATE, is_alive, spawn_supervisor
+from .state import RUNNING, STATE, is_kept, spawn_supervisor
 from .telemetry import begin_span, end_span
 from ..project import read_json, write_file
 
@@ -209,7 +210,7 @@ ROUTES: Routes = {
     "/admin/evidence": ("GET", evidence),
 }
 
-# %% ../../nbs/deployment/routes.ipynb #e438bf15
+# %% ../../nbs/deployment/routes.ipynb #5b007245
 FILES = 4096  # Open at a time: each client is one, and each request to a worker
 
 
@@ -223,7 +224,8 @@ class Keeper:
         mark: Path,  # File that says that the front is ready
     ):
         self.front, self.sock, self.mark = front, sock, mark
-        self.next, self.successor, self.pause = 0.0, None, 1.0
+        self.next, self.pause = 0.0, 1.0
+        self.successor: subprocess.Popen | None = None
 
     def tick(self) -> bool:  # Whether to go on
         "Follow files; every half second write lines and see that a supervisor lives."
@@ -238,7 +240,7 @@ class Keeper:
         self.front.labels.flush()
         with contextlib.suppress(OSError):  # A full disk is no reason to stop
             write_file(self.mark, str(os.getpid())) if not self.mark.exists() else os.utime(self.mark)
-        return is_alive(self.front.watched.live.get("supervisor")) or self.succeed(now)
+        return is_kept(place) or self.succeed(now)
 
     def succeed(self, now: float) -> bool:
         "Start the next supervisor, unless one is on its way or the endpoint is to stop."
