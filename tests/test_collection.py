@@ -18,7 +18,8 @@ import polars as pl
 import pytest
 
 from mlops_kit.deployment.collected import list_collected, read_collected
-from mlops_kit.deployment.collector import INPUTS, OUTPUTS, Collector, read_counters, remove_oldest
+from mlops_kit.deployment.collector import INPUTS, OUTPUTS, Collector
+from mlops_kit.deployment.collector_disk import read_counters, remove_oldest
 
 NAMES = ["carrier", "distance", "temp"]
 SCORES = np.array([[0.25, 0.75]])
