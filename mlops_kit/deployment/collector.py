@@ -98,7 +98,7 @@ def is_sampled(
         return True
     return int.from_bytes(blake2b(request_id.encode(), digest_size=4).digest(), "big") < share * 2**32
 
-# %% ../../nbs/deployment/collector.ipynb #3ad04c2f
+# %% ../../nbs/deployment/collector.ipynb #87ba29bc
 class Collector:
     "Keeps requests and answers of one process."
 
@@ -202,6 +202,8 @@ class Collector:
 
     def _line(self, request_id: str, at: float, names: Any, values: Any, outputs: Any, scores: Any) -> Any:
         try:
+            if self.mask and names is None:
+                raise ValueError("rows have no names, and some columns are masked")
             data = write_rows(names, values, self.mask, PAUSE), write_rows(outputs, scores.tolist(), self.mask, PAUSE)
             heads = self.heads.values()
             return [make_line(head, request_id, at, rows) for head, rows in zip(heads, data, strict=True)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-# %% ../../nbs/deployment/collector_disk.ipynb #3df21e3d
+# %% ../../nbs/deployment/collector_disk.ipynb #3a66d47b
 NAMES = ("accepted", "written", "sampled_out", "dropped", "removed")
 _NUMBERS = struct.Struct(f"<{len(NAMES)}q")
 _PLACES = {name: 8 * place for place, name in enumerate(NAMES)}
@@ -57,7 +57,7 @@ class Counters:
 
     def close(self) -> None:
         "Say that the process counts no more."
-        if self.file is not None:
+        if self.file is not None and not self.file.closed:
             fcntl.flock(self.file, fcntl.LOCK_UN)  # The map holds the file, too
             self.file.close()
 
