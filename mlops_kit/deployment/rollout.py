@@ -328,7 +328,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #c8b279c2
+# %% ../../nbs/deployment/rollout.ipynb #1dbd26c6
 def _open(place: Path, manifest: dict[str, Any], digest: str, by: str, why: str, **facts: Any) -> dict[str, Any]:
     "Go on with the open release of this bundle, or begin one; an open one of another bundle is rolled back first."
     record = open_record(place)
@@ -368,6 +368,7 @@ def release(
         under_way = Release(place, bundle, rules, record, trusted, promote, tell)
         under_way.note = lambda **said: note(id=record["id"], version=record["version"], **said)
         save_record(place, record)
+        under_way.note(state=RUNNING, by=by, why=why, break_glass=record["break_glass"])
         with _driven(traffic):
             return _go_on(under_way)
 
@@ -385,7 +386,7 @@ def _driven(traffic: Callable[[threading.Event], Any] | None) -> Iterator[None]:
         if thread:
             thread.join(30)
 
-# %% ../../nbs/deployment/rollout.ipynb #a4beedf7
+# %% ../../nbs/deployment/rollout.ipynb #7188b057
 def roll_back(
     place: Path,  # Folder of the endpoint
     by: str,  # Who rolls back
@@ -407,7 +408,7 @@ def roll_back(
         record.update(state=PROMOTED, ended=now(), reason=f"version {versions[before]} serves again")
         save_record(place, record)
     restore(versions[before])
-    note(id=record["id"], state="rolled back", version=versions[before], reason=why)
+    note(id=record["id"], state="rolled back", version=versions[before], by=by, reason=why)
     return record
 
 
