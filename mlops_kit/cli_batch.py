@@ -7,7 +7,8 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli_batch.html.md"""
 # %% auto #0
 __all__ = ['describe_score', 'score']
 
-# %% ../nbs/16_cli_batch.ipynb #685d0eda
+# %% ../nbs/16_cli_batch.ipynb #28973827
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def describe_score(
         told += f"\n{said['set_aside']:,} rows set aside, with the rule that each breaks: {out / 'set_aside'}"
     return told
 
-# %% ../nbs/16_cli_batch.ipynb #ba573bb5
+# %% ../nbs/16_cli_batch.ipynb #cfd42e84
 @app.command(rich_help_panel=DEPLOY)
 def score(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
@@ -68,11 +69,14 @@ def score(
     from mlops_kit.deployment.batch import score_batch
     from mlops_kit.deployment.batch_rows import open_batch
     from mlops_kit.deployment.configure import deploy_rules
+    from mlops_kit.deployment.scoring import start_lean
 
     settings = deploy_rules(find_root(), read_kit(env)["env"].value)
     batch = open_batch(_find_table(table, open_store(env).home), missing or [])
     kept = {"share": settings["collect"], "most_mib": settings["collect_mib"], "mask": settings["mask"]}
-    bundle, how = _fetch(env, name, version, settings), {"unseen": settings["unseen"], **kept}
+    bundle, how = _fetch(env, name, version, settings), {key: settings[key] for key in ("unseen", "onnx")} | kept
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # Many rows: all cores are of use
+    start_lean()
     said = score_batch(
         bundle, batch, out.absolute(), settings["allow_pickle"], keep=keep or [], set_aside=set_aside, **how
     )

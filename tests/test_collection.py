@@ -16,9 +16,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from endpoint_fixture import GOLDEN, PACKAGE, ROWS, kill_all, new_endpoint, score, write_bundle
 
 from mlops_kit.deployment.collected import list_collected, read_collected
-from mlops_kit.deployment.collector import INPUTS, OUTPUTS, Collector, read_counters, remove_oldest
+from mlops_kit.deployment.collector import INPUTS, OUTPUTS, Collector
+from mlops_kit.deployment.collector_disk import read_counters, remove_oldest
+from mlops_kit.deployment.endpoint import await_ready, start_endpoint, stop_endpoint
+from mlops_kit.deployment.state import add_deployment, set_traffic
 
 NAMES = ["carrier", "distance", "temp"]
 SCORES = np.array([[0.25, 0.75]])
@@ -155,6 +159,10 @@ def test_rows_without_names_keep_the_mask(place, opened):
     assert json.loads(next(line for line in lines_of(place) if b"model_inputs" in line))["data"] == [
         {"distance": 0, "temp": None}
     ]
+    unsure = opened("green", mask=["carrier"])
+    ask(unsure, "r-2", names=None)
+    unsure.close()
+    assert unsure.stats()["dropped"] == 1 and "no names" in unsure.cause
 
 
 def test_two_deployments_keep_the_same_requests(place, opened):
@@ -400,3 +408,36 @@ def test_an_id_that_comes_again_is_another_call(place, opened):
 def test_outputs_and_inputs_share_a_file_name(filled):
     names = [{file.name for file in filled.rglob(f"{side}/**/*.jsonl")} for side in (INPUTS, OUTPUTS)]
     assert names[0] == names[1] and len(names[0]) == 1
+
+
+@pytest.mark.slow
+def test_an_endpoint_keeps_what_it_answers_and_counts_what_was_killed(tmp_path):
+    place = new_endpoint(tmp_path, collect={"share": 1.0, "most_mib": 8, "mask": ["carrier"]})
+    add_deployment(place, "blue", write_bundle(tmp_path, "7"), workers=2)
+    set_traffic(place, {"blue": 100})
+    names = [column["name"] for column in json.loads((PACKAGE / "signature.json").read_text())["inputs"]]
+    values = [[row[name] for name in names] for row in ROWS[:3]]
+    forms = [ROWS[:3], {"dataframe_split": {"columns": names, "data": values}}, {"inputs": values}]
+    wanted, answers = [expected[-1] for expected in GOLDEN["expected"][:3]], 0
+    try:
+        for _ in range(2):
+            start_endpoint(place)
+            await_ready(place, "blue")
+            for number in range(60):
+                answers += score(place, forms[number % 3]).status == 200
+            time.sleep(1)
+            for _ in range(30):
+                answers += score(place, forms[0]).status == 200
+            kill_all(place)
+        start_endpoint(place)
+        await_ready(place, "blue")
+        answers += score(place, forms[0]).status == 200
+        stop_endpoint(place)
+    finally:
+        kill_all(place)
+    table, told = read_collected(place)
+    assert answers == told["accepted"] == told["requests"] + told["lost"] == 181 and told["lost"] <= 60
+    assert told["waiting"] == told["dropped"] == told["broken"] == told["unpaired"] == 0
+    assert len(table) == 3 * told["requests"] and "carrier" not in table.columns
+    found = table.sort("at", "request_id", "row")["prediction_True"].to_list()
+    assert found == wanted * told["requests"] and table["distance"].dtype == pl.Int64

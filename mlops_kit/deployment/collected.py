@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/collected.html.md"""
 __all__ = ['TYPES', 'ABOUT', 'TOLD', 'TAKEN', 'KEY', 'EMPTY', 'read_lines', 'column_types', 'join_sides', 'list_collected',
            'read_day', 'stack', 'read_labels', 'join_labels', 'count_losses', 'read_collected', 'collected_mark']
 
-# %% ../../nbs/deployment/collected.ipynb #928bb096
+# %% ../../nbs/deployment/collected.ipynb #28ad1340
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from .collector import INPUTS, OUTPUTS, read_counters
+from .collector import INPUTS, OUTPUTS
+from .collector_disk import read_counters
 from ..probes import registry_home
 
 # %% ../../nbs/deployment/collected.ipynb #250e6b70
@@ -69,13 +70,8 @@ def _series(name: str, values: list, kind: Any) -> pl.Series:
 def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
-# %% ../../nbs/deployment/collected.ipynb #376c0d37
-ABOUT: dict[str, Any] = {
-    "deployment": pl.String,
-    "request_id": pl.String,
-    "call": pl.Int64,
-    "row": pl.Int64,
-}  # What tells rows apart
+# %% ../../nbs/deployment/collected.ipynb #7d363b3e
+ABOUT: dict[str, Any] = {"deployment": pl.String, "request_id": pl.String, "call": pl.Int64, "row": pl.Int64}
 TOLD: dict[str, Any] = {"at": pl.String, "version": pl.String}
 TAKEN = {*ABOUT, *TOLD, "day", "label"}  # A feature of such a name is called `input_` and that
 
@@ -123,7 +119,7 @@ def join_sides(
         rows += [{**_row(row, answer), **about, "row": number} for number, (row, answer) in pairs]
     return _frame(rows, types | ABOUT | TOLD) if rows else pl.DataFrame(schema=ABOUT | TOLD), unpaired
 
-# %% ../../nbs/deployment/collected.ipynb #c9ec45bb
+# %% ../../nbs/deployment/collected.ipynb #9ef6027e
 def list_collected(
     place: Path,  # Folder of the endpoint
 ) -> dict[str, list[list]]:  # {day: [file in the endpoint's folder, its bytes]}
@@ -131,9 +127,8 @@ def list_collected(
     found: dict[str, list[list]] = {}
     for file in sorted((place / "collected").glob("*/*/*/*/*/*/*/*.jsonl")):
         if file.parts[-6] in (INPUTS, OUTPUTS):
-            found.setdefault("-".join(file.parts[-5:-2]), []).append(
-                [str(file.relative_to(place)), file.stat().st_size]
-            )
+            day = "-".join(file.parts[-5:-2])
+            found.setdefault(day, []).append([str(file.relative_to(place)), file.stat().st_size])
     return found
 
 

@@ -143,7 +143,8 @@ def load_worker(
     worker.lookup = _open_lookup(place, state["workload"])
     if collect["share"] > 0:
         version = str(known.get("version", ""))
-        worker.collector = Collector(place / "collected", state["name"], name, version, **collect)
+        kept = {"names": worker.scorer.schema.names, **collect}
+        worker.collector = Collector(place / "collected", state["name"], name, version, **kept)
     return worker
 
 # %% ../../nbs/deployment/worker.ipynb #db7d99ce
