@@ -1,5 +1,6 @@
 """A release on a real endpoint: what is good comes to serve, what is bad does not, and no client notices either."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from mlops_kit.deployment.client import ask
 from mlops_kit.deployment.release_page import release_page
 from mlops_kit.deployment.release_record import open_record, read_records
 from mlops_kit.deployment.rollout import release, roll_back
+from mlops_kit.deployment.state import read_live
 from mlops_kit.project import KitError
 
 
@@ -268,3 +270,41 @@ def test_killed_while_it_rolls_back_a_bad_version_never_comes_to_serve(place, ve
         assert record["state"] == "rolled back" and serving(place) == {"7": 100}, (moment, record["reason"])
         moment += 1
     assert moment > 15
+
+
+def held_in(place: Path, versions: Versions, stage: str, act: Callable[[], None]) -> dict:
+    """Release while something happens in a stage that waits for requests; they come after it."""
+    clients, bundle, found = Clients(place), versions.make("8", slightly_other), []
+
+    def late(enough: threading.Event) -> None:
+        while (open_record(place) or {}).get("stage") != stage:
+            time.sleep(0.01)
+        act()
+        clients(enough)
+
+    found.append(quietly(place, bundle, versions, late, rules={} if stage == "shadow" else {"shadow": 0}))
+    assert clients.lost == []
+    return found[0]
+
+
+def test_a_front_that_is_killed_is_no_fault_of_the_new_version(place, versions):
+    front = read_live(place)["front"]["pid"]
+    record = held_in(place, versions, "shadow", lambda: os.kill(front, signal.SIGKILL))
+    assert record["state"] == "promoted" and serving(place) == {"8": 100}, record["reason"]
+    assert read_live(place)["front"]["pid"] != front
+
+
+def test_a_new_version_whose_worker_dies_is_rolled_back(place, versions):
+    def kill_worker() -> None:
+        (worker,) = read_live(place)["deployments"][open_record(place)["new"]]["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+
+    record = held_in(place, versions, "canary 30%", kill_worker)
+    assert record["state"] == "rolled back" and serving(place) == {"7": 100}, record["reason"]
+    assert "died" in record["reason"]
+
+
+def test_every_stage_of_a_promoted_release_has_passed(place, versions):
+    record = quietly(place, versions.make("8", slightly_other), versions, Clients(place))
+    assert {*stages(record).values()} == {"pass"} and all(stage["ended"] for stage in record["stages"])
+    assert ">Running<" not in release_page(record)

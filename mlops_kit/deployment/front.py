@@ -25,7 +25,7 @@ from .routing import Table, make_table
 from .state import LIVE, STATE, read_endpoint, read_live
 from .telemetry import RequestLog, open_tracer
 
-# %% ../../nbs/deployment/front.ipynb #6a3a9370
+# %% ../../nbs/deployment/front.ipynb #e841b79f
 class Watched:
     "What the files of an endpoint say, read again when one changes."
 
@@ -33,7 +33,8 @@ class Watched:
         self,
         place: Path,  # Folder of the endpoint
     ):
-        self.place, self.seen = place, ()
+        self.place = place
+        self.seen: tuple[tuple[int, int], ...] = ()
         self.state: dict[str, Any] = {}
         self.live: dict[str, Any] = {}
         self.digests: dict[str, bytes] = {}
@@ -102,7 +103,7 @@ def find_route(
         raise Refusal(405, "wrong_method", f"Use {known}.", [(b"allow", known.encode())])
     return route
 
-# %% ../../nbs/deployment/front.ipynb #5488047e
+# %% ../../nbs/deployment/front.ipynb #b5196107
 READING = 16  # Bodies that may be read at a time, for each request that may be scored at a time
 BUSY = [(b"retry-after", b"1")]
 
@@ -157,9 +158,14 @@ class Front:
 
     def note(self, request: Request, reply: Reply, seconds: float) -> None:
         "Write the line of a request."
-        facts = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": request.identity.decode("latin-1")}
-        facts |= {"path": request.scope["path"][:100], "status": reply.status, "ms": round(1000 * seconds, 3)}
-        self.log.add(**facts, **request.facts)
+        self.log.add(
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            id=request.identity.decode("latin-1"),
+            path=request.scope["path"][:100],
+            status=reply.status,
+            ms=round(1000 * seconds, 3),
+            **request.facts,
+        )
 
     def admit(self, request: Request, names: tuple[str, ...] = ("primary", "secondary")) -> None:
         "Refuse a request without a right key."

@@ -49,7 +49,7 @@ async def probe(
         return f"a golden row was answered with {good.status}"
     return "" if 400 <= bad.status < 500 else f"half a body was answered with {bad.status}"
 
-# %% ../../nbs/deployment/prober.ipynb #401d72a0
+# %% ../../nbs/deployment/prober.ipynb #3551745c
 PROBES = "run/probes.json"
 PATIENCE = 5.0  # Seconds that a probe waits for an answer
 AGAIN = 1.0  # Seconds after which a probe that failed is repeated
@@ -76,7 +76,8 @@ def serve_prober(
     ready: Path,  # File that says that the process lives
 ) -> None:
     "Probe, until the supervisor is gone."
-    parent, told = os.getppid(), {}
+    parent = os.getppid()
+    told: dict[str, dict[str, Any]] = {}
     while os.getppid() == parent:
         told = asyncio.run(probe_all(place, told))
         write_file(place / PROBES, json.dumps(told))

@@ -78,7 +78,7 @@ class Lines:
         for session in self.sessions.values():
             await session.close()
 
-# %% ../../nbs/deployment/relay.ipynb #f52f1d49
+# %% ../../nbs/deployment/relay.ipynb #c00f5892
 MOST_MIRRORED = 32
 BROKEN = (aiohttp.ClientError, OSError)
 
@@ -121,7 +121,7 @@ class Mirror:
             shadow.latency.add(time.monotonic() - began)
             if mirrored.status == 200:
                 pair = [orjson.loads(said.body)["predictions"] for said in (answer, mirrored)]
-                shadow.add(*compare_answers(*pair, target.threshold))
+                shadow.add(*compare_answers(pair[0], pair[1], target.threshold))
             else:
                 shadow.errors += 1
         except (*BROKEN, ValueError, LookupError, TypeError):

@@ -8,11 +8,12 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #c433ce20
+# %% ../../nbs/deployment/routes.ipynb #efb1055a
 import contextlib
 import os
 import resource
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,7 +210,7 @@ ROUTES: Routes = {
     "/admin/evidence": ("GET", evidence),
 }
 
-# %% ../../nbs/deployment/routes.ipynb #0f704f0e
+# %% ../../nbs/deployment/routes.ipynb #5b007245
 FILES = 4096  # Open at a time: each client is one, and each request to a worker
 
 
@@ -223,7 +224,8 @@ class Keeper:
         mark: Path,  # File that says that the front is ready
     ):
         self.front, self.sock, self.mark = front, sock, mark
-        self.next, self.successor, self.pause = 0.0, None, 1.0
+        self.next, self.pause = 0.0, 1.0
+        self.successor: subprocess.Popen | None = None
 
     def tick(self) -> bool:  # Whether to go on
         "Follow files; every half second write lines and see that a supervisor lives."

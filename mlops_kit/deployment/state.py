@@ -210,7 +210,7 @@ def set_mirror(
     with change_endpoint(place) as state:
         state["mirror_traffic"] = {name: share for name, share in shares.items() if share}
 
-# %% ../../nbs/deployment/state.ipynb #cab28a64
+# %% ../../nbs/deployment/state.ipynb #a5c6d8f0
 def process_mark(
     pid: int,  # Number of a process
 ) -> dict[str, Any]:  # pid and started; `started` is nothing for a process that ended
@@ -241,7 +241,7 @@ def is_alive(
     mark: dict[str, Any] | None,  # From `process_mark`
 ) -> bool:
     "Say whether a process still runs."
-    return bool(mark and mark.get("started")) and _started(mark["pid"]) == mark["started"]
+    return mark is not None and bool(mark.get("started")) and _started(mark["pid"]) == mark["started"]
 
 # %% ../../nbs/deployment/state.ipynb #26ec66ed
 STEP_VARIABLES = (RECORDS_VARIABLE, SECRETS_VARIABLE, TASK_VARIABLE)

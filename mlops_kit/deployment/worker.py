@@ -33,7 +33,7 @@ from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/worker.ipynb #81b062c3
+# %% ../../nbs/deployment/worker.ipynb #5396caf1
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -54,7 +54,7 @@ class Worker:
     def rows(self, body: bytes) -> Rows:
         "Read the rows of a request; features of keys are looked up."
         rows = read_body(body)
-        if self.lookup is None or {*(rows.names or ())} != {*self.lookup.keys}:
+        if self.lookup is None or rows.names is None or {*rows.names} != {*self.lookup.keys}:
             return rows
         names, keys = self.scorer.schema.names, [dict(zip(rows.names, row, strict=True)) for row in rows.values]
         found = [self.lookup.features(key, number) for number, key in enumerate(keys)]
