@@ -7,13 +7,25 @@ Docs: https://mlops-kit.github.io/mlops-kit/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/16_cli.ipynb #7f795b24
+# %% ../nbs/16_cli.ipynb #3a2a1afa
 import os
 import sys
 
 import typer
 
-from . import cli_care, cli_data, cli_lab, cli_look, cli_models, cli_project, cli_run, cli_steps  # noqa: F401
+from mlops_kit import (  # noqa: F401
+    cli_batch,
+    cli_care,
+    cli_data,
+    cli_endpoint,
+    cli_lab,
+    cli_look,
+    cli_models,
+    cli_project,
+    cli_release,
+    cli_run,
+    cli_steps,
+)
 from .cli_app import app
 from .cli_errors import complain
 

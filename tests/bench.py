@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench_contracts
 import bench_partitions
+import bench_serving
 import bench_train
 import bench_training
 import bench_tune
@@ -129,6 +130,7 @@ def main() -> None:
     bench_train.report()
     bench_training.report()
     bench_tune.report()
+    bench_serving.report()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from .state import endpoint_place, make_endpoint, read_endpoint
 from ..project import PRODUCTION
 from ..settings import plain_settings, read_settings
 
-# %% ../../nbs/deployment/configure.ipynb #a6e60641
+# %% ../../nbs/deployment/configure.ipynb #8560ee26
 def deploy_rules(
     root: Path,  # Project's root
     env: str,  # Environment
@@ -47,12 +47,14 @@ def configure_endpoint(
     home: Path,  # Folder of the environment
     env: str,  # Environment
     name: str,  # Name of the endpoint: that of its model
+    port: int | None = None,  # In place of that of settings; 0 takes a free one
 ) -> tuple[Path, dict[str, Any]]:  # Its folder, and the rules of settings
     "Write what settings say into an endpoint's state."
     rules, place = deploy_rules(root, env), endpoint_place(home, name)
     facts = _facts(rules, name, trusted_key(root, env))
-    if rules["port"] or not place.exists():  # 0 keeps the free one that was found
-        facts["port"] = rules["port"]
+    port = rules["port"] if port is None else port
+    if port or not place.exists():  # 0 keeps the free one that was found
+        facts["port"] = port
     make_endpoint(place, **facts)
     make_keys(place, env == PRODUCTION)
     return place, rules

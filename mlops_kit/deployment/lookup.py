@@ -139,7 +139,7 @@ def _after(events: Mapping[str, Any], online: Online) -> datetime:
         raise StoreError("there are no events to feed", "events", "Run the data stage first.")
     return max(newest) + timedelta(microseconds=1)
 
-# %% ../../nbs/deployment/lookup.ipynb #1328d56c
+# %% ../../nbs/deployment/lookup.ipynb #b38a4e5a
 class Lookup:
     "Finds the features of a request that carries keys."
 
@@ -153,11 +153,12 @@ class Lookup:
     def features(
         self,
         keys: Mapping[str, Any],  # Values of the key columns, as JSON has them
+        number: int | None = None,  # Of the row, from 0, for a refusal
     ) -> dict[str, Any]:  # {feature: value}
         "Find all features of one entity."
         row = self.store.find(_ROWS, [keys[name] for name in self.keys])
         if row is None:
-            told = fault("key", "an entity that is known", json.dumps(dict(keys), default=str), ", ".join(self.keys))
+            told = fault("key", "an entity that is known", [*keys.values()], ", ".join(self.keys), number)
             raise Refused("there is nothing known of this key", [told], 422)
         as_of = datetime.fromisoformat(row["as_of"])
         self._check_age(as_of)

@@ -108,7 +108,7 @@ def test_rows(
     time = getattr(about, "time", None)
     return (rows.sort(time) if time in rows.columns else rows).head(most), about.label
 
-# %% ../../nbs/deployment/release.ipynb #ef6a2455
+# %% ../../nbs/deployment/release.ipynb #858bdd08
 def release_bundle(
     home: Path,  # Folder of the environment
     env: str,  # Environment
@@ -119,11 +119,12 @@ def release_bundle(
     uri: str = "",  # MLflow registry that is told which version is champion; nothing tells none
     tell: Callable[[str], None] = print,
     wait_for_others: float = 0.0,  # Seconds to wait for another release
+    port: int | None = None,  # Of the endpoint, in place of that of settings
 ) -> tuple[dict[str, Any], Replay | None]:  # The record, and what was sent
     "Release a bundle to the endpoint of its model, by the rules of an environment."
     root, manifest = find_root(), read_manifest(bundle)
     name, version = manifest["name"], manifest["version"]
-    place, rules = configure_endpoint(root, home, env, name)
+    place, rules = configure_endpoint(root, home, env, name, port)
     known, asks = approvals(read_events(home / "ledger.jsonl"), name, manifest["package"]), needs_approval(root, env)
     by = check_right(env, rules["releasers"], asks, known, break_glass)
     start_endpoint(place)

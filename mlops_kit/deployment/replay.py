@@ -32,8 +32,8 @@ def as_requests(
     for part in clean.iter_slices(together):
         yield orjson.dumps({"dataframe_records": part.to_dicts()})
 
-# %% ../../nbs/deployment/replay.ipynb #2265f425
-MOST = 100  # Requests under way; more than that wait, and their time goes on
+# %% ../../nbs/deployment/replay.ipynb #a885bdb0
+MOST = 50  # Requests under way; more than that wait, and their time goes on
 ANSWER = {"number": pl.Int64, "status": pl.Int64, "deployment": pl.String, "request_id": pl.String} | {
     "ms": pl.Float64,  # From when it was due
     "score": pl.Float64,  # Last output of its first row

@@ -6,7 +6,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/rollout.html.md"""
 
 # %% auto #0
 __all__ = ['VERIFY', 'START', 'TRY', 'SHADOW', 'PROMOTE', 'SIDES', 'POLL', 'START_SECONDS', 'ONNX_TOLERANCE', 'plan_stages',
-           'share_of', 'count_since', 'Release', 'release', 'roll_back']
+           'share_of', 'count_since', 'ignore', 'Release', 'release', 'roll_back']
 
 # %% ../../nbs/deployment/rollout.ipynb #c0d386e8
 import contextlib
@@ -97,8 +97,12 @@ def count_since(
     kept["last"] = {side: added(kept["before"].get(side, {}), fresh[side]) for side in SIDES}
     return kept["last"]
 
-# %% ../../nbs/deployment/rollout.ipynb #ac7e38a5
+# %% ../../nbs/deployment/rollout.ipynb #08c80bf5
 POLL = 0.1  # Seconds between two looks
+
+
+def ignore(*_: Any, **__: Any) -> None:
+    "Tell nobody."
 
 
 @dataclass
@@ -112,7 +116,7 @@ class Release:
     trusted: Path | None = None  # Public key that the bundle must be signed by
     promote: Callable[[], Any] = dict  # Tells the registry, once the release has passed
     tell: Callable[[str], None] = print  # Says what happens
-    note: Callable[..., None] = dict  # Writes an event of the ledger
+    note: Callable[..., None] = ignore  # Writes an event of the ledger
 
     @property
     def new(self) -> str:
@@ -324,7 +328,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #6202bfd5
+# %% ../../nbs/deployment/rollout.ipynb #c8b279c2
 def _open(place: Path, manifest: dict[str, Any], digest: str, by: str, why: str, **facts: Any) -> dict[str, Any]:
     "Go on with the open release of this bundle, or begin one; an open one of another bundle is rolled back first."
     record = open_record(place)
@@ -352,7 +356,7 @@ def release(
     promote: Callable[[], Any] = dict,  # Tells the registry, once the release has passed
     traffic: Callable[[threading.Event], Any] | None = None,  # Sends requests until the event is set
     tell: Callable[[str], None] = print,  # Says what happens
-    note: Callable[..., None] = dict,  # Writes an event of the ledger
+    note: Callable[..., None] = ignore,  # Writes an event of the ledger
     wait_for_others: float = 0.0,  # Seconds to wait for another release
     **facts: Any,  # What else the record should hold, such as `break_glass`
 ) -> dict[str, Any]:  # The record: promoted, rolled back, refused or held
@@ -381,13 +385,13 @@ def _driven(traffic: Callable[[threading.Event], Any] | None) -> Iterator[None]:
         if thread:
             thread.join(30)
 
-# %% ../../nbs/deployment/rollout.ipynb #221c1312
+# %% ../../nbs/deployment/rollout.ipynb #a4beedf7
 def roll_back(
     place: Path,  # Folder of the endpoint
     by: str,  # Who rolls back
     why: str,  # Reason
     restore: Callable[[str], Any] = str,  # Tells the registry which version serves again
-    note: Callable[..., None] = dict,  # Writes an event of the ledger
+    note: Callable[..., None] = ignore,  # Writes an event of the ledger
 ) -> dict[str, Any]:  # The record
     "Go back to the version that served before."
     with releasing(place, "rollback"):

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/supervisor.html.md"""
 # %% auto #0
 __all__ = ['TAKEN', 'TRIES', 'FRONT', 'PROBER', 'STEP', 'SEEN', 'GRACE', 'NEEDED', 'STOPS', 'take_lock', 'listen', 'Supervisor',
            'keep_front', 'open_door', 'keep_prober', 'adopt', 'sweep', 'step', 'start_worker', 'tell', 'stop',
-           'prepare', 'main', 'wake_on_signals', 'run']
+           'prepare', 'main', 'supervise', 'wake_on_signals', 'run']
 
 # %% ../../nbs/deployment/supervisor.ipynb #3dece7d5
 import contextlib
@@ -303,7 +303,7 @@ def stop(
         with contextlib.suppress(OSError):
             write_file(it.place / LIVE, json.dumps({"supervisor": {}, "front": {}, "deployments": {}}))
 
-# %% ../../nbs/deployment/supervisor.ipynb #c24d3cca
+# %% ../../nbs/deployment/supervisor.ipynb #496200c0
 NEEDED = ("mlops_kit.training.models", "mlops_kit.training.calibration", "prometheus_client", "uvloop", "httptools")
 
 
@@ -322,6 +322,15 @@ def main() -> None:
     place, front, listens = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     if os.fork():
         os._exit(0)  # Nobody's child: whoever started it may end with all its own
+    supervise(place, front, listens)
+
+
+def supervise(
+    place: Path,  # Folder of the endpoint
+    front: int = 0,  # Number of a front that serves already
+    listens: int = -1,  # Its socket
+) -> None:
+    "Keep an endpoint, until told to stop."
     lock = take_lock(place)
     if not lock:
         sys.exit(TAKEN)

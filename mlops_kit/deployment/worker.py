@@ -33,7 +33,7 @@ from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/worker.ipynb #8a592e9a
+# %% ../../nbs/deployment/worker.ipynb #5396caf1
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -56,8 +56,8 @@ class Worker:
         rows = read_body(body)
         if self.lookup is None or rows.names is None or {*rows.names} != {*self.lookup.keys}:
             return rows
-        found = [self.lookup.features(dict(zip(rows.names, values, strict=True))) for values in rows.values]
-        names = self.scorer.schema.names
+        names, keys = self.scorer.schema.names, [dict(zip(rows.names, row, strict=True)) for row in rows.values]
+        found = [self.lookup.features(key, number) for number, key in enumerate(keys)]
         return Rows(names, [[features[name] for name in names] for features in found])
 
     def answer(
@@ -143,7 +143,8 @@ def load_worker(
     worker.lookup = _open_lookup(place, state["workload"])
     if collect["share"] > 0:
         version = str(known.get("version", ""))
-        worker.collector = Collector(place / "collected", state["name"], name, version, **collect)
+        kept = {"names": worker.scorer.schema.names, **collect}
+        worker.collector = Collector(place / "collected", state["name"], name, version, **kept)
     return worker
 
 # %% ../../nbs/deployment/worker.ipynb #db7d99ce
