@@ -88,7 +88,7 @@ def _keys(record: dict[str, Any], stages: list[dict[str, Any]]) -> list[tuple[st
         ("Time", f"{took:.0f} s", count(len(stages), "stage")),
     ]
 
-# %% ../../nbs/deployment/release_page.ipynb #5e8fd0e3
+# %% ../../nbs/deployment/release_page.ipynb #3d849163
 def _total(record: dict[str, Any], name: str, what: str) -> tuple[list[float], list[int]]:
     found = [_counted(stage, "deployments", name).get(what) for stage in record["stages"] if stage["counts"]]
     known = [histogram for histogram in found if histogram]
@@ -114,7 +114,8 @@ def _draw(record: dict[str, Any], what: str, title: str, axis: str, scale: float
         ax.set(title=title, xlabel=axis, ylabel="Requests below, %", ylim=(0, 100))
         if what == "latency":
             ax.set_xscale("log")
-        ax.legend(loc="lower right", labelcolor="linecolor", handlelength=1.5)
+        if ax.lines:
+            ax.legend(loc="lower right", labelcolor="linecolor", handlelength=1.5)
         plt.close(fig)
     fig.set_label(f"{title}, cumulated, of {' and '.join(drawn)}")
     return fig if ax.lines else None
