@@ -22,7 +22,7 @@ from .routing import Target
 from .state import read_endpoint, read_live
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/prober.ipynb #6a4e1531
+# %% ../../nbs/deployment/prober.ipynb #6c6bf042
 def probe_rows(
     bundle: Path,
 ) -> list[dict[str, Any]]:  # One row, or none where the bundle has none
@@ -40,13 +40,13 @@ async def probe(
     lines, target, headers = Lines(), Target("probe", socket), {"x-request-id": "probe", "x-probe": "1"}
     try:
         good = await lines.ask(target, orjson.dumps(rows), headers, seconds) if rows else None
+        if good is not None and good.status != 200:
+            return f"a golden row was answered with {good.status}"
         bad = await lines.ask(target, b"[{", headers, seconds)
     except BROKEN as error:
         return f"no connection: {error}"
     finally:
         await lines.close()
-    if good is not None and good.status != 200:
-        return f"a golden row was answered with {good.status}"
     return "" if 400 <= bad.status < 500 else f"half a body was answered with {bad.status}"
 
 # %% ../../nbs/deployment/prober.ipynb #3551745c
