@@ -52,6 +52,7 @@ from mlops_kit.deployment.state import (
     set_mirror,
     set_traffic,
 )
+from mlops_kit.project import write_file
 
 
 def raise_leaves(model: Path) -> None:
@@ -89,8 +90,8 @@ def as_before(request):
         await_ready(shared, "blue")
 
 
-def connect(place: Path) -> socket.socket:
-    state = read_endpoint(place)
+def connect(place: Path, state: bytes = b"") -> socket.socket:
+    state = json.loads(state or (place / "endpoint.json").read_bytes())
     return socket.create_connection((state["host"], state["port"]), timeout=20)
 
 
@@ -325,6 +326,21 @@ def test_a_bundle_that_does_not_start_is_out_and_says_why(place, tmp_path):
         assert {score(place).headers["azureml-model-deployment"] for _ in range(20)} == {"blue"}
         set_traffic(place, {"blue": 100})
         remove_deployment(place, name)
+
+
+def test_a_state_that_cannot_be_read_changes_nothing(place):
+    whole = (place / "endpoint.json").read_bytes()
+    (place / "endpoint.json").write_bytes(whole[:50])
+    try:
+        time.sleep(0.3)
+        with connect(place, whole) as line:
+            line.sendall(head(place, "content-length: 2") + b"[]")
+            assert b" 422 " in line.recv(4096)
+        log = (place / "logs" / "supervisor.log").read_text()
+        assert log.count("the state cannot be read") == 1
+    finally:
+        write_file(place / "endpoint.json", whole)
+    assert until(lambda: score(place).status == 200)
 
 
 def test_predictions_that_are_no_numbers_are_never_sent(place, tmp_path):

@@ -9,7 +9,6 @@ __all__ = ['HEAD', 'SERVER', 'split_lines', 'nginx_config', 'write_nginx']
 
 # %% ../../nbs/deployment/nginx.ipynb #cfdef636
 from pathlib import Path
-from typing import Any
 
 from .keys import read_keys
 from .state import EndpointError, read_endpoint

@@ -128,7 +128,7 @@ class Mirror:
         except (*BROKEN, ValueError, LookupError, TypeError):
             shadow.errors += 1
 
-# %% ../../nbs/deployment/relay.ipynb #624c3021
+# %% ../../nbs/deployment/relay.ipynb #c588609e
 LEAST = 0.05  # Seconds that any attempt gets
 WAIT = 0.1  # Seconds until a deployment that could not be reached is tried again
 
@@ -216,7 +216,7 @@ class Relay:
     async def attempt(self, target: Target, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
         "Ask one deployment, and count what it does."
         counts, health, began = self.counts[target.name], self.health[target.name], time.monotonic()
-        headers = headers | {"x-deadline": f"{time.time() + seconds:.3f}"}
+        headers = headers | {"x-deadline": f"{time.monotonic() + seconds:.3f}"}
         counts.in_flight += 1
         try:
             answer = await self._ask(target, body, headers, began + seconds, counts)
