@@ -105,7 +105,8 @@ def mark_of(place: Path, role: str) -> int:
 
 def kill(pid: int) -> None:
     """Kill a process, and wait until it is gone."""
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # It was about to leave
+        os.kill(pid, signal.SIGKILL)
     until(lambda: not process_mark(pid)["started"])
 
 

@@ -2,11 +2,18 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import socket
+import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+import httpx
 import pytest
 from endpoint_fixture import (
     GOLDEN,
@@ -23,6 +30,7 @@ from endpoint_fixture import (
     until,
     write_bundle,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlops_kit.deployment.client import ask
 from mlops_kit.deployment.endpoint import (
@@ -33,15 +41,18 @@ from mlops_kit.deployment.endpoint import (
     stop_endpoint,
 )
 from mlops_kit.deployment.keys import read_keys, rotate_key
+from mlops_kit.deployment.nginx import write_nginx
 from mlops_kit.deployment.state import (
     EndpointError,
     add_deployment,
     change_endpoint,
+    is_kept,
     read_endpoint,
     remove_deployment,
     set_mirror,
     set_traffic,
 )
+from mlops_kit.project import write_file
 
 
 def raise_leaves(model: Path) -> None:
@@ -79,8 +90,8 @@ def as_before(request):
         await_ready(shared, "blue")
 
 
-def connect(place: Path) -> socket.socket:
-    state = read_endpoint(place)
+def connect(place: Path, state: bytes = b"") -> socket.socket:
+    state = json.loads(state or (place / "endpoint.json").read_bytes())
     return socket.create_connection((state["host"], state["port"]), timeout=20)
 
 
@@ -317,6 +328,21 @@ def test_a_bundle_that_does_not_start_is_out_and_says_why(place, tmp_path):
         remove_deployment(place, name)
 
 
+def test_a_state_that_cannot_be_read_changes_nothing(place):
+    whole = (place / "endpoint.json").read_bytes()
+    (place / "endpoint.json").write_bytes(whole[:50])
+    try:
+        time.sleep(0.3)
+        with connect(place, whole) as line:
+            line.sendall(head(place, "content-length: 2") + b"[]")
+            assert b" 422 " in line.recv(4096)
+        log = (place / "logs" / "supervisor.log").read_text()
+        assert log.count("the state cannot be read") == 1
+    finally:
+        write_file(place / "endpoint.json", whole)
+    assert until(lambda: score(place).status == 200)
+
+
 def test_predictions_that_are_no_numbers_are_never_sent(place, tmp_path):
     def without_numbers(model: Path) -> None:
         shift_leaves(model, lambda number, value: value if number else "nan")
@@ -349,3 +375,168 @@ def test_nothing_outlives_a_folder_that_was_removed(tmp_path):
         assert until(lambda: not processes_of(place))
     finally:
         kill_all(place)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed: apt-get install nginx-light")
+def test_nginx_routes_as_the_front_does(place, tmp_path):
+    set_traffic(place, {"blue": 50, "green": 50})
+    (port,) = free_ports(1)
+    config, _ = write_nginx(place, tmp_path / "nginx", port)
+    main = tmp_path / "nginx.conf"
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    main.write_text(
+        f"{user}daemon off;\npid {tmp_path}/pid;\nerror_log {tmp_path}/error.log;\nevents {{}}\n"
+        f"http {{\n  access_log off;\n  client_body_temp_path {tmp_path}/body;\n  proxy_temp_path {tmp_path}/proxy;\n"
+        f"  fastcgi_temp_path {tmp_path}/f;\n  uwsgi_temp_path {tmp_path}/u;\n  scgi_temp_path {tmp_path}/s;\n"
+        f"  include {config};\n}}\n"
+    )
+    command = ["nginx", "-c", str(main), "-e", f"{tmp_path}/error.log"]
+    checked = subprocess.run([*command, "-t"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    server = subprocess.Popen(command)
+    try:
+        url, key = f"http://127.0.0.1:{port}/score", read_keys(place)["secondary"]
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        with httpx.Client(headers=headers) as client:
+            assert until(lambda: open_at(port))
+            replies = [client.post(url, json=ROWS[:1]) for _ in range(60)]
+            assert {reply.status_code for reply in replies} == {200}
+            assert {reply.headers["azureml-model-deployment"] for reply in replies} == {"blue", "green"}
+            blue = client.post(url, json=ROWS, headers={"azureml-model-deployment": "blue", "x-request-id": "order-17"})
+            assert [[*row.values()] for row in blue.json()["predictions"]] == GOLDEN["expected"]
+            assert blue.headers["x-request-id"] == "order-17" and blue.headers["x-model-version"] == "7"
+            assert client.post(url, json=ROWS[:1], headers={"Authorization": "Bearer x"}).status_code == 401
+            assert client.post(url, content=b"x" * ((1 << 20) + 1)).status_code == 413
+            assert client.post(url, content=b"[{").status_code == 400
+            assert client.get(url.replace("score", "nowhere")).status_code == 404
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def free_ports(number: int) -> list[int]:
+    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports
+
+
+def open_at(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes spans in, as a collector of OpenTelemetry does."""
+
+    spans: ClassVar[list] = []
+
+    def do_POST(self):
+        sent = ExportTraceServiceRequest()
+        sent.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+        for resource in sent.resource_spans:
+            (service,) = [
+                word.value.string_value for word in resource.resource.attributes if word.key == "service.name"
+            ]
+            self.spans.extend((service, span) for scope in resource.scope_spans for span in scope.spans)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_one_trace_shows_client_front_and_worker(tmp_path, monkeypatch):
+    receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}")
+    place = new_endpoint(tmp_path)
+    add_deployment(place, "blue", write_bundle(tmp_path, "7"))
+    set_traffic(place, {"blue": 100})
+    try:
+        start_endpoint(place)
+        await_ready(place, "blue")
+        trace = os.urandom(16)
+        headers = {"Authorization": f"Bearer {read_keys(place)['primary']}"}
+        headers["traceparent"] = f"00-{trace.hex()}-b7ad6b7169203331-01"
+        url = "http://{host}:{port}/score".format(**read_endpoint(place))
+        assert httpx.post(url, json=ROWS[:1], headers=headers).status_code == 200
+        assert until(lambda: sum(span.trace_id == trace for _, span in Receiver.spans) == 2)
+        spans = {service: span for service, span in Receiver.spans if span.trace_id == trace}
+        assert spans["flights-blue"].parent_span_id == spans["flights-front"].span_id
+        assert spans["flights-front"].parent_span_id.hex() == "b7ad6b7169203331"
+    finally:
+        kill_all(place)
+        receiver.shutdown()
+
+
+@pytest.mark.slow
+def test_a_probe_takes_a_deployment_out_and_lets_it_in_again(tmp_path):
+    place = new_endpoint(tmp_path, probe_seconds=0.5)
+    add_deployment(place, "blue", write_bundle(tmp_path, "7"))
+    add_deployment(place, "green", write_bundle(tmp_path, "8"))
+    set_traffic(place, {"blue": 50, "green": 50})
+    try:
+        start_endpoint(place)
+        for name in ("blue", "green"):
+            await_ready(place, name)
+        (worker,) = pids(place, "green")
+        os.kill(worker, signal.SIGSTOP)  # It lives, and is of no use; nobody asks it but the probe
+        assert until(lambda: "probe failed" in endpoint_status(place)["deployments"]["green"]["ejected"], 30)
+        assert {score(place).headers["azureml-model-deployment"] for _ in range(20)} == {"blue"}
+        os.kill(worker, signal.SIGCONT)
+        assert until(lambda: not endpoint_status(place)["deployments"]["green"]["ejected"], 30)
+        assert until(lambda: score(place).headers["azureml-model-deployment"] == "green")
+    finally:
+        kill_all(place)
+
+
+@pytest.mark.slow
+def test_a_hung_worker_is_replaced(tmp_path):
+    place = new_endpoint(tmp_path)
+    add_deployment(place, "blue", write_bundle(tmp_path, "7"))
+    set_traffic(place, {"blue": 100})
+    try:
+        start_endpoint(place)
+        await_ready(place, "blue")
+        (worker,) = pids(place, "blue")
+        os.kill(worker, signal.SIGSTOP)
+        assert until(lambda: "no sign of life" in endpoint_status(place)["deployments"]["blue"]["last_words"], 60)
+        assert until(lambda: score(place).status == 200)
+    finally:
+        kill_all(place)
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_everybody_else(tmp_path):
+    place = new_endpoint(tmp_path)
+    add_deployment(place, "blue", write_bundle(tmp_path, "7"))
+    try:
+        start_endpoint(place)
+        await_ready(place, "blue")
+        front, supervisor = mark_of(place, "front"), mark_of(place, "supervisor")
+        os.kill(front, signal.SIGSTOP)  # So that it starts no successor
+        kill(supervisor)
+        kill(front)
+        assert processes_of(place)
+        assert until(lambda: not processes_of(place), 60)
+    finally:
+        kill_all(place)
+
+
+@pytest.mark.slow
+def test_random_kills_under_load_lose_no_request(place):
+    chance = random.Random(0)
+    with change_endpoint(place) as state:
+        state["limits"]["timeout"] = 20.0  # A supervisor needs seconds to start
+    time.sleep(0.2)
+    with load(place, rate=60) as client:
+        for _ in range(15):
+            targets = [*pids(place, "blue"), *pids(place, "green"), mark_of(place, "supervisor")]
+            kill(chance.choice([pid for pid in targets if pid]))
+            time.sleep(chance.uniform(0.1, 2.0))
+            assert until(lambda: is_kept(place) and pids(place, "blue"), 40)
+    assert {*client.codes} == {200}

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/front.html.md"""
 # %% auto #0
 __all__ = ['Routes', 'READING', 'BUSY', 'Watched', 'Request', 'Reply', 'check_type', 'find_route', 'Front']
 
-# %% ../../nbs/deployment/front.ipynb #d1d24110
+# %% ../../nbs/deployment/front.ipynb #8123d2b9
 import contextlib
 import secrets
 import sys
@@ -22,10 +22,10 @@ from .door import Headers, Refusal, read_request, request_id, respond
 from .keys import find_key, key_digests, read_keys
 from .relay import Relay
 from .routing import Table, make_table
-from .state import LIVE, STATE, read_endpoint, read_live
+from .state import LIVE, STATE, EndpointError, read_endpoint, read_live
 from .telemetry import RequestLog, open_tracer
 
-# %% ../../nbs/deployment/front.ipynb #e841b79f
+# %% ../../nbs/deployment/front.ipynb #aecc55e2
 class Watched:
     "What the files of an endpoint say, read again when one changes."
 
@@ -44,8 +44,14 @@ class Watched:
         now = tuple(map(self._mark, (STATE, LIVE, "keys/primary", "keys/secondary", "keys/admin")))
         if now == self.seen:
             return False
-        self.state, self.live = read_endpoint(self.place), read_live(self.place)
-        self.digests, self.seen = key_digests(read_keys(self.place)), now
+        self.seen = now
+        self.live, self.digests = read_live(self.place), key_digests(read_keys(self.place))
+        try:
+            self.state = read_endpoint(self.place)
+        except EndpointError as error:  # Somebody edited it: what was wanted before goes on
+            if not self.state:
+                raise
+            print(error, file=sys.stderr, flush=True)
         return True
 
     def _mark(self, name: str) -> tuple[int, int]:

@@ -7,8 +7,9 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/prober.html.md"""
 # %% auto #0
 __all__ = ['PROBES', 'PATIENCE', 'AGAIN', 'probe_rows', 'probe', 'probe_all', 'serve_prober']
 
-# %% ../../nbs/deployment/prober.ipynb #fc15e9a5
+# %% ../../nbs/deployment/prober.ipynb #b99ce898
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -22,7 +23,7 @@ from .routing import Target
 from .state import read_endpoint, read_live
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/prober.ipynb #6a4e1531
+# %% ../../nbs/deployment/prober.ipynb #6c6bf042
 def probe_rows(
     bundle: Path,
 ) -> list[dict[str, Any]]:  # One row, or none where the bundle has none
@@ -40,16 +41,16 @@ async def probe(
     lines, target, headers = Lines(), Target("probe", socket), {"x-request-id": "probe", "x-probe": "1"}
     try:
         good = await lines.ask(target, orjson.dumps(rows), headers, seconds) if rows else None
+        if good is not None and good.status != 200:
+            return f"a golden row was answered with {good.status}"
         bad = await lines.ask(target, b"[{", headers, seconds)
     except BROKEN as error:
         return f"no connection: {error}"
     finally:
         await lines.close()
-    if good is not None and good.status != 200:
-        return f"a golden row was answered with {good.status}"
     return "" if 400 <= bad.status < 500 else f"half a body was answered with {bad.status}"
 
-# %% ../../nbs/deployment/prober.ipynb #3551745c
+# %% ../../nbs/deployment/prober.ipynb #90b83268
 PROBES = "run/probes.json"
 PATIENCE = 5.0  # Seconds that a probe waits for an answer
 AGAIN = 1.0  # Seconds after which a probe that failed is repeated
@@ -80,8 +81,9 @@ def serve_prober(
     told: dict[str, dict[str, Any]] = {}
     while os.getppid() == parent:
         told = asyncio.run(probe_all(place, told))
-        write_file(place / PROBES, json.dumps(told))
-        ready.touch()
+        with contextlib.suppress(OSError):  # A full disk is no reason to stop
+            write_file(place / PROBES, json.dumps(told))
+            ready.touch()
         failing = any(result["failures"] == 1 for result in told.values())
         end = time.monotonic() + (AGAIN if failing else read_endpoint(place)["probe_seconds"])
         while time.monotonic() < end and os.getppid() == parent:

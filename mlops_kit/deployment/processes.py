@@ -66,7 +66,7 @@ def _settle(log: Path, closes: tuple[int, ...]) -> None:
     os.close(out)
     sys.stdout = sys.stderr = os.fdopen(2, "w", 1, errors="replace", closefd=False)  # A notebook has its own
 
-# %% ../../nbs/deployment/processes.ipynb #5f94f791
+# %% ../../nbs/deployment/processes.ipynb #5586c758
 @dataclass
 class Process:
     "A process of the endpoint."
@@ -80,6 +80,8 @@ class Process:
     told: float = 0.0  # When it was told to stop; 0 where it was not
     killed: str = ""  # Why it was killed
     status: int | None = None  # As `os.waitpid` tells it
+    beat: float = 0.0  # The last sign of life, and when it was heard: clocks of files jump, and machines sleep
+    heard: float = 0.0
 
     def ended(self) -> bool:
         "Say whether it has ended."
@@ -100,7 +102,10 @@ class Process:
     def silent(self) -> float:  # Seconds; 0 for one that does not serve yet
         "Say for how long it gave no sign of life."
         with contextlib.suppress(OSError):
-            return time.time() - self.ready_file.stat().st_mtime
+            beat, now = self.ready_file.stat().st_mtime, time.monotonic()
+            if beat != self.beat:
+                self.beat, self.heard = beat, now
+            return now - self.heard
         return 0.0
 
     def send(self, number: int) -> None:

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #efb1055a
+# %% ../../nbs/deployment/routes.ipynb #7ca422c0
 import contextlib
 import os
 import resource
@@ -28,7 +28,7 @@ from .openapi import describe_api
 from .relay import Answer
 from .state import RUNNING, STATE, is_kept, spawn_supervisor
 from .telemetry import begin_span, end_span
-from ..project import read_json, write_file
+from ..project import read_json
 
 # %% ../../nbs/deployment/routes.ipynb #85bdae44
 PIN = b"azureml-model-deployment"
@@ -210,7 +210,7 @@ ROUTES: Routes = {
     "/admin/evidence": ("GET", evidence),
 }
 
-# %% ../../nbs/deployment/routes.ipynb #5b007245
+# %% ../../nbs/deployment/routes.ipynb #7eb1f00a
 FILES = 4096  # Open at a time: each client is one, and each request to a worker
 
 
@@ -239,7 +239,7 @@ class Keeper:
         self.front.log.flush()
         self.front.labels.flush()
         with contextlib.suppress(OSError):  # A full disk is no reason to stop
-            write_file(self.mark, str(os.getpid())) if not self.mark.exists() else os.utime(self.mark)
+            self.mark.touch()
         return is_kept(place) or self.succeed(now)
 
     def succeed(self, now: float) -> bool:

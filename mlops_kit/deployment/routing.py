@@ -11,7 +11,7 @@ __all__ = ['FAILURES', 'SHORTEST', 'LONGEST', 'Target', 'Table', 'make_table', '
 from dataclasses import dataclass
 from typing import Any
 
-# %% ../../nbs/deployment/routing.ipynb #b6b3e7dc
+# %% ../../nbs/deployment/routing.ipynb #d6b1555d
 @dataclass(frozen=True)
 class Target:
     "A deployment, as far as a request needs to know it."
@@ -31,6 +31,7 @@ class Table:
     targets: dict[str, Target]  # Deployments that have a queue
     shares: dict[str, float]  # {deployment: percent}
     mirrors: dict[str, float]  # {deployment: percent}
+    hopeful: bool = True  # Whether a deployment with a share serves, or will do so soon
 
 
 def make_table(
@@ -45,7 +46,9 @@ def make_table(
             ready, ejected = now.get("ready", 0) > 0, now.get("ejected", "")
             version, threshold = str(known.get("version", "")), known.get("threshold")
             targets[name] = Target(name, now["socket"], version, threshold, ready, ejected)
-    return Table(targets, dict(state["traffic"]), dict(state["mirror_traffic"]))
+    told = live.get("deployments", {})
+    hopeful = any(not told.get(name, {}).get("ejected") for name in state["traffic"])
+    return Table(targets, dict(state["traffic"]), dict(state["mirror_traffic"]), hopeful or bool(targets))
 
 # %% ../../nbs/deployment/routing.ipynb #fbca3018
 FAILURES = 5  # In a row, until a deployment is left out

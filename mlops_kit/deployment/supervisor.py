@@ -84,7 +84,7 @@ def listen(
     sock.listen(QUEUE)
     return sock
 
-# %% ../../nbs/deployment/supervisor.ipynb #eee0ac37
+# %% ../../nbs/deployment/supervisor.ipynb #72de1787
 FRONT, PROBER = "Front", "Prober"  # No deployment can have such a name
 STEP = 0.05  # Seconds between two looks
 SEEN = 0.5  # Seconds after which the front has followed a change
@@ -115,7 +115,8 @@ class Supervisor:
         stat = (self.place / STATE).stat()
         if (mark := (stat.st_mtime_ns, stat.st_ino)) == self.seen:
             return
-        self.state, self.seen = read_endpoint(self.place), mark
+        self.seen = mark  # One that cannot be read is told of once, and what was wanted before goes on
+        self.state = read_endpoint(self.place)
         for name, known in self.state["deployments"].items():
             self.want(name, known)
         for name in self.groups.keys() - self.state["deployments"].keys():
@@ -155,7 +156,7 @@ class Supervisor:
             process.stop()
         return self.over(process, now)
 
-# %% ../../nbs/deployment/supervisor.ipynb #86484ea4
+# %% ../../nbs/deployment/supervisor.ipynb #f8f8560c
 def keep_front(
     it: Supervisor,
     now: float,
@@ -194,7 +195,7 @@ def keep_prober(
     "Let deployments be probed, and take out those that fail twice."
     if it.prober is not None and it.prober.silent() > 3 * HUNG + it.state["probe_seconds"]:
         it.prober.kill("gave no sign of life")
-    if it.prober is None or it.prober.ended():
+    if it.prober is None or (it.prober.ended() and now - it.prober.born > 1):
         it.prober = it.start(PROBER, lambda ready: serve_prober(it.place, ready), "prober.log")
     found = read_json(it.place / PROBES, {})
     for name, group in it.groups.items():

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/worker.html.md"""
 __all__ = ['FAILED', 'NO_NUMBER', 'EXPIRED', 'MOST_BYTES', 'PATIENCE', 'START_SECONDS', 'ORPHANED', 'Worker', 'warm_up',
            'load_worker', 'serve_worker']
 
-# %% ../../nbs/deployment/worker.ipynb #471f5c43
+# %% ../../nbs/deployment/worker.ipynb #53f47536
 import contextlib
 import gc
 import math
@@ -31,9 +31,9 @@ from .scoring import load_scorer
 from .signing import verify_bundle
 from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
-from ..project import read_json, write_file
+from ..project import read_json
 
-# %% ../../nbs/deployment/worker.ipynb #5396caf1
+# %% ../../nbs/deployment/worker.ipynb #3accef2b
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -92,7 +92,7 @@ class Worker:
             return
         headers = dict(scope["headers"])
         body = await read_request(receive, b"", MOST_BYTES, PATIENCE)  # The front has kept the limits already
-        if float(headers.get(b"x-deadline", b"inf")) < time.time():
+        if float(headers.get(b"x-deadline", b"inf")) < time.monotonic():
             await respond(send, 503, EXPIRED)
             return
         await respond(send, *self.traced(body, headers))
@@ -156,7 +156,7 @@ def _open_lookup(place: Path, workload: str) -> Any:  # Lookup, or None where no
     file = lookup_file(place.parent.parent, workload)
     return open_lookup(workload, file) if file.exists() else None
 
-# %% ../../nbs/deployment/worker.ipynb #91c9ed36
+# %% ../../nbs/deployment/worker.ipynb #23f1a7cf
 START_SECONDS = 120  # To load a bundle; after that the system ends the process
 ORPHANED = 30.0  # Seconds that a worker serves without a supervisor
 
@@ -178,7 +178,7 @@ def serve_worker(
 
     def beat() -> bool:
         with contextlib.suppress(OSError):  # A full disk is no reason to stop
-            write_file(ready, str(os.getpid())) if not ready.exists() else os.utime(ready)
+            ready.touch()
         if os.getppid() == parent:
             left[0] = time.monotonic()
         return time.monotonic() - left[0] < ORPHANED
