@@ -1,5 +1,6 @@
 """A release on a real endpoint: what is good comes to serve, what is bad does not, and no client notices either."""
 
+import json
 import os
 import signal
 import subprocess
@@ -92,7 +93,11 @@ def test_a_good_version_comes_to_serve_and_goes_again_unnoticed(place, versions)
     assert running(place) == {"7", "8"}, "the one before stays warm"
     begun = {said["stage"]: shares for said, shares in told if said.get("verdict") == "began"}
     assert begun["canary 30%"] == {"7": 100} and begun["canary 100%"] == {"8": 30, "7": 70}, "told before it is done"
-    assert told[-1][0]["state"] == "promoted" and all(said["id"] and said["version"] == "8" for said, _ in told)
+    assert (
+        told[0][0]["by"] == "Ada"
+        and told[-1][0]["state"] == "promoted"
+        and all(said["id"] and said["version"] == "8" for said, _ in told)
+    )
     back = roll_back(place, "Ada", "a test")
     assert serving(place) == {"7": 100} and back["version"] == "7"
     time.sleep(0.3)  # The front follows within a tenth of a second
@@ -158,9 +163,10 @@ def test_without_requests_a_release_is_held_and_goes_on_when_they_come(place, ve
     held = quietly(place, bundle, versions, rules=rules)
     assert (held["state"], held["stage"]) == ("held", "canary 30%") and serving(place) == {"7": 70, "8": 30}
     assert held["stages"][-1]["gates"][0]["missing"] == 20 and "20 more requests" in held["reason"]
-    again = quietly(place, bundle, versions, rules=rules)
+    again = quietly(place, bundle, versions, rules=rules, break_glass="nobody asks at night")
     assert (again["id"], again["state"]) == (held["id"], "held"), "still nobody has come"
     done = quietly(place, bundle, versions, Clients(place), rules={"shadow": 0})
+    assert "nobody asks at night" in release_page(done) and "nan" not in json.dumps(held["stages"])
     assert (done["id"], done["state"]) == (held["id"], "promoted") and serving(place) == {"8": 100}
 
 
