@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/rollout.html.md"""
 __all__ = ['VERIFY', 'START', 'TRY', 'SHADOW', 'PROMOTE', 'SIDES', 'POLL', 'START_SECONDS', 'ONNX_TOLERANCE', 'PATIENCE',
            'plan_stages', 'share_of', 'count_since', 'ignore', 'Release', 'release', 'roll_back']
 
-# %% ../../nbs/deployment/rollout.ipynb #136c47bb
+# %% ../../nbs/deployment/rollout.ipynb #b8bdc41a
 import contextlib
 import threading
 import time
@@ -34,7 +34,7 @@ from mlops_kit.deployment.gates import (
     less,
     overall,
 )
-from .probing import probe_deployment
+from .probing import SAME, probe_deployment
 from .quality import Labelled
 from mlops_kit.deployment.release_record import (
     HELD,
@@ -154,7 +154,7 @@ class Release:
         self.note(state=state, reason=reason)
         save_record(self.place, self.record)
 
-# %% ../../nbs/deployment/rollout.ipynb #a3a8d01a
+# %% ../../nbs/deployment/rollout.ipynb #1a5af4e5
 def _verify(release: Release) -> list[Verdict]:
     inner = release.bundle / "bundle"
     manifest = check_bundle(inner, allow_pickle=release.rules["allow_pickle"])
@@ -195,7 +195,7 @@ START_SECONDS = 60.0
 
 
 def _try(release: Release) -> list[Verdict]:
-    tolerance = ONNX_TOLERANCE if release.rules["onnx"] else 0.0
+    tolerance = ONNX_TOLERANCE if release.rules["onnx"] else SAME
     found = probe_deployment(release.place, release.new, release.rules["latency_ms_at_most"], tolerance)
     return [Verdict(check.name, PASS if check.passed else FAIL, None, "", check.said) for check in found]
 
