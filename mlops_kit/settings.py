@@ -99,6 +99,7 @@ PLAIN: dict[str, dict[str, Param]] = {
             Param("latency_ratio_at_most", "float", 2.0, "The same, over the champion's"),
             Param("agreement_at_least", "float", 0.9, "Share of mirrored requests decided as the champion decides"),
             Param("shift_at_most", "float", 0.1, "Mean change of a score from the champion's to the new one's"),
+            Param("worse_at_most", "float", 0.02, "Mean squared error over the champion's, once labels have come"),
             Param("new_columns", "bool", False, "Let a version ask for other columns than the champion"),
             Param("wait", "float", 600.0, "Seconds that a stage waits for requests before it is held; 0 does not end"),
             Param("releasers", "list[str]", [], "Identities of CI that may release; anybody where there is none"),

@@ -1,4 +1,4 @@
-"""A release that kills itself at a given moment: python killed_release.py FOLDER BUNDLE KEY MOMENT."""
+"""A release, or without a bundle a rollback, that kills itself: python killed_release.py FOLDER BUNDLE KEY MOMENT."""
 
 import os
 import signal
@@ -22,10 +22,9 @@ def die(now: bool) -> None:
 
 
 def killed_at(moment: int, step: Callable, moments: count) -> Callable:
-    """Let a step be the last thing that happens, or be what does not happen any more."""
+    """Let a step be the last thing that happens."""
 
     def taken(*words: Any, **more: Any) -> Any:
-        die(moment == next(moments))
         answer = step(*words, **more)
         die(moment == next(moments))
         return answer
@@ -38,4 +37,7 @@ if __name__ == "__main__":
     moments = count()
     for name in STEPS:
         setattr(rollout, name, killed_at(int(sys.argv[4]), getattr(rollout, name), moments))
-    rollout.release(place, bundle, QUICK, "Ada", trusted=trusted, traffic=Clients(place), tell=lambda _: None)
+    if sys.argv[2] == "-":
+        rollout.roll_back(place, "Ada", "a test")
+    else:
+        rollout.release(place, bundle, QUICK, "Ada", trusted=trusted, traffic=Clients(place), tell=rollout.ignore)

@@ -54,6 +54,11 @@ def shifted(package: Path) -> None:
     move_scores(package, 1.5)
 
 
+def reversed_scores(package: Path) -> None:
+    """Call late what is on time, and the other way round."""
+    edit(package / "model.json", lambda model: model["calibration"]["curves"][0].update(a=-1.2, b=0.29))
+
+
 def truncated(package: Path) -> None:
     """Lose half of the model."""
     text = (package / "model.txt").read_text()
@@ -91,11 +96,11 @@ def other_answers(package: Path) -> None:
     edit(package / "golden.json", for_one)
 
 
-def real_rows() -> pl.DataFrame:
+def real_rows(*more: str) -> pl.DataFrame:
     """Real flights with the columns that the sample's model reads, none of them unknown to it."""
     model = load_model("samples/package")
     known = [pl.col(name).is_in(values) | pl.col(name).is_null() for name, values in model.categories.items()]
-    return read_table("samples/gold").filter(*known).select(model.features)
+    return read_table("samples/gold").filter(*known).select(*model.features, *more)
 
 
 def many_rows(rows: pl.DataFrame, count: int) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """A bundle is the same bytes every time, refused when a byte changed, and serves where nothing else is installed."""
 
+import base64
 import hashlib
 import json
 import os
@@ -56,14 +57,7 @@ def test_the_same_package_gives_the_same_bytes(built, tmp_path):
         build_bundle(PACKAGE, tmp_path / "elsewhere", "flights", "7")
     finally:
         os.umask(before)
-    one, other = (
-        {
-            str(file.relative_to(place)): (file.read_bytes(), file.stat().st_mode)
-            for file in place.rglob("*")
-            if file.is_file()
-        }
-        for place in (built / "bundle", tmp_path / "elsewhere")
-    )
+    one, other = read_all(built / "bundle"), read_all(tmp_path / "elsewhere")
     assert one == other and bundle_digest(tmp_path / "elsewhere") == bundle_digest(built / "bundle")
     verify(built)
 
@@ -169,6 +163,10 @@ def test_the_image_serves_with_nothing_but_its_own_environment(built, tmp_path):
     install = [*uv, "pip", "install", "-q", "--python", python]
     subprocess.run([*install, "--require-hashes", "-r", bundle / "environment/requirements.txt"], check=True)
     subprocess.run([*install, "--no-deps", *bundle.glob("environment/*.whl")], check=True)
+    again = "import sys, pathlib, mlops_kit.deployment.wheel as w; print(w.build_wheel(pathlib.Path(sys.argv[1])))"
+    made = subprocess.run([python, "-c", again, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (wheel,) = bundle.glob("environment/*.whl")
+    assert Path(made.stdout.strip()).read_bytes() == wheel.read_bytes(), "an installed kit packs another wheel"
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]
@@ -206,3 +204,97 @@ def test_the_dockerfile_passes_its_linter(built):
     assert done.returncode == 0, done.stdout
     text = (built / "bundle/Dockerfile").read_text()
     assert "USER 1000" in text and "--require-hashes" in text
+
+
+def test_the_library_of_the_signature_accepts_and_refuses_what_we_do(bundle):
+    """Our own reading of a signature is that of OpenSSF model signing, in both directions."""
+    from model_signing.verifying import Config
+
+    def theirs() -> None:
+        checker = Config().use_elliptic_key_verifier(public_key=bundle / "trusted.pub")
+        checker.verify(bundle / "bundle", bundle / "bundle.sig")
+
+    theirs()
+    flip(bundle / "bundle/model/model.txt")
+    with pytest.raises(ValueError, match=r"model/model\.txt"):
+        theirs()
+    with pytest.raises(BundleError, match=r"model/model\.txt was changed after it was signed"):
+        verify_bundle(bundle / "bundle", bundle / "bundle.sig", bundle / "trusted.pub")
+
+
+def test_a_signature_of_which_a_byte_changed_vouches_for_nothing(bundle):
+    said = json.loads((bundle / "bundle.sig").read_text())
+    for field in ("payload", "sig"):
+        spoiled = json.loads(json.dumps(said))
+        part = spoiled["dsseEnvelope"] if field == "payload" else spoiled["dsseEnvelope"]["signatures"][0]
+        content = bytearray(base64.b64decode(part[field]))
+        content[-9] ^= 1
+        part[field] = base64.b64encode(content).decode()
+        (bundle / "bundle.sig").write_text(json.dumps(spoiled))
+        with pytest.raises(BundleError, match="was made with another key, or changed"):
+            verify(bundle)
+
+
+KEEP = """
+import sys
+from pathlib import Path
+from mlops_kit.deployment.package import keep_bundle
+from mlops_kit.deployment.signing import private_key
+home, bundle = map(Path, sys.argv[1:])
+print("ready", flush=True)
+print(keep_bundle(home, bundle, private_key(Path.cwd(), "dev")))
+"""
+
+
+def test_a_bundle_is_kept_whole_or_not_at_all_whenever_the_process_is_killed(built, tmp_path):
+    """The next command sweeps what the killed one has left, and ends where it would have ended."""
+    (tmp_path / "settings.ini").write_text("[dev]\n")
+    home, command = tmp_path / "home", [sys.executable, "-c", KEEP, tmp_path / "home", built / "bundle"]
+    kept, seen = home / "bundles" / bundle_digest(built / "bundle"), set()
+    for milliseconds in (1, 5, 20, 60, 150, 400, 700, 900):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(milliseconds / 1000)
+        process.kill()
+        process.communicate()
+        seen |= {file.name for file in home.glob("bundles/*")}
+        if kept.exists():
+            check_bundle(kept / "bundle")
+            assert (kept / "bundle.sig").exists()
+            shutil.rmtree(kept)
+    assert seen >= {".draft"}, "no process was killed while it wrote"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(kept) and [*home.glob("bundles/*")] == [kept]
+    trusted = tmp_path / "trusted.pub"
+    trusted.write_bytes(public_key(private_key(tmp_path, "dev")))
+    verify_bundle(kept / "bundle", kept / "bundle.sig", trusted)
+
+
+def test_two_processes_that_keep_the_same_bundle_make_one(built, tmp_path):
+    (tmp_path / "settings.ini").write_text("[dev]\n")
+    command = [sys.executable, "-c", KEEP, tmp_path / "home", built / "bundle"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=60)[0].splitlines()[-1] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and len({*told}) == 1
+    assert [str(file) for file in (tmp_path / "home/bundles").iterdir()] == told[:1]
+
+
+@pytest.mark.slow
+def test_a_package_that_changed_since_it_was_registered_is_not_released(tmp_path, monkeypatch):
+    """The cache of the registry is as trustworthy as any folder: not at all."""
+    from mlops_kit.deployment.package import fetch_bundle
+    from mlops_kit.tracking import register_package
+
+    monkeypatch.setenv("MLOPS_KIT_HOME", str(tmp_path / "dev"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path}/mlflow.db")
+    assert register_package(PACKAGE) == "1"
+    fetch = [ROOT, tmp_path / "dev", "dev", uri, "flights"]
+    kept = fetch_bundle(*fetch, "challenger")
+    assert fetch_bundle(*fetch, "1") == kept and check_bundle(kept / "bundle")["version"] == "1"
+    cached = next((tmp_path / "dev/registry").iterdir())
+    flip(cached / "model.txt")
+    with pytest.raises(BundleError, match="not the one that was registered") as error:
+        fetch_bundle(*fetch, "1")
+    assert str(cached) in str(error.value)
+    shutil.rmtree(cached)  # As the error says
+    assert fetch_bundle(*fetch, "1") == kept and [*kept.parent.iterdir()] == [kept]

@@ -1,5 +1,6 @@
 """A release on a real endpoint: what is good comes to serve, what is bad does not, and no client notices either."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,16 @@ from pathlib import Path
 import pytest
 from released import (
     QUICK,
+    RATE,
     Clients,
     Versions,
     another_column,
     endpoint,
+    many_rows,
     not_finite,
     other_answers,
     real_rows,
+    reversed_scores,
     running,
     serving,
     shifted,
@@ -29,6 +33,7 @@ from released import (
 from mlops_kit.deployment.client import ask
 from mlops_kit.deployment.release_page import release_page
 from mlops_kit.deployment.release_record import open_record, read_records
+from mlops_kit.deployment.replay import replay
 from mlops_kit.deployment.rollout import release, roll_back
 from mlops_kit.deployment.state import read_live
 from mlops_kit.project import KitError
@@ -77,13 +82,22 @@ def test_the_first_version_has_nobody_to_be_compared_with(serves):
 
 
 def test_a_good_version_comes_to_serve_and_goes_again_unnoticed(place, versions):
-    clients = Clients(place)
-    record = quietly(place, versions.make("8", slightly_other), versions, clients)
+    clients, told = Clients(place), []
+    note = lambda **said: told.append((said, serving(place)))  # noqa: E731
+    record = quietly(place, versions.make("8", slightly_other), versions, clients, note=note)
     assert record["state"] == "promoted", record["reason"]
+    assert {*stages(record).values()} == {"pass"} and all(stage["ended"] for stage in record["stages"])
     assert [*stages(record)][3:] == ["shadow", "canary 30%", "canary 100%", "promote"]
     assert serving(place) == {"8": 100} and clients.lost == [] and len(clients.answers) > 100
     assert {*clients.answers["deployment"]} == {"blue", "green"}
     assert running(place) == {"7", "8"}, "the one before stays warm"
+    begun = {said["stage"]: shares for said, shares in told if said.get("verdict") == "began"}
+    assert begun["canary 30%"] == {"7": 100} and begun["canary 100%"] == {"8": 30, "7": 70}, "told before it is done"
+    assert (
+        told[0][0]["by"] == "Ada"
+        and told[-1][0]["state"] == "promoted"
+        and all(said["id"] and said["version"] == "8" for said, _ in told)
+    )
     back = roll_back(place, "Ada", "a test")
     assert serving(place) == {"7": 100} and back["version"] == "7"
     time.sleep(0.3)  # The front follows within a tenth of a second
@@ -95,7 +109,6 @@ BAD = {
     "half a model": ("start", "start", truncated, "rolled back"),
     "other answers": ("try", "golden rows", other_answers, "rolled back"),
     "shifted by 0.2": ("shadow", "shift in the shadow", shifted, "rolled back"),
-    "decides otherwise": ("shadow", "agreement", shifted, "rolled back"),
 }
 
 
@@ -150,9 +163,10 @@ def test_without_requests_a_release_is_held_and_goes_on_when_they_come(place, ve
     held = quietly(place, bundle, versions, rules=rules)
     assert (held["state"], held["stage"]) == ("held", "canary 30%") and serving(place) == {"7": 70, "8": 30}
     assert held["stages"][-1]["gates"][0]["missing"] == 20 and "20 more requests" in held["reason"]
-    again = quietly(place, bundle, versions, rules=rules)
+    again = quietly(place, bundle, versions, rules=rules, break_glass="nobody asks at night")
     assert (again["id"], again["state"]) == (held["id"], "held"), "still nobody has come"
     done = quietly(place, bundle, versions, Clients(place), rules={"shadow": 0})
+    assert "nobody asks at night" in release_page(done) and "nan" not in json.dumps(held["stages"])
     assert (done["id"], done["state"]) == (held["id"], "promoted") and serving(place) == {"8": 100}
 
 
@@ -164,6 +178,7 @@ def test_a_held_release_is_rolled_back_by_hand(place, versions):
     assert serving(place) == {"7": 100} and open_record(place) is None
 
 
+@pytest.mark.slow
 def test_another_version_takes_the_place_of_a_held_one(place, versions):
     held = quietly(place, versions.make("8", slightly_other), versions, rules={"wait": 0.2})
     done = quietly(place, versions.make("10", slightly_other), versions, Clients(place))
@@ -174,7 +189,7 @@ def test_another_version_takes_the_place_of_a_held_one(place, versions):
 
 def test_of_two_releases_the_second_refuses_or_waits(place, versions):
     bundle, found = versions.make("8", slightly_other), []
-    first = threading.Thread(target=lambda: found.append(quietly(place, bundle, versions, rules={"wait": 3.0})))
+    first = threading.Thread(target=lambda: found.append(quietly(place, bundle, versions, rules={"wait": 2.0})))
     first.start()
     while not open_record(place):
         time.sleep(0.01)
@@ -192,15 +207,6 @@ def test_blue_green_is_the_case_of_one_step(place, versions):
     record = quietly(place, versions.make("8", slightly_other), versions, clients, rules=rules, break_glass="a fire")
     assert [*stages(record)] == ["verify", "start", "try", "canary 100%", "promote"] and record["state"] == "promoted"
     assert clients.lost == [] and "a fire" in release_page(record)
-
-
-def test_every_decision_is_told_before_it_takes_effect(place, versions):
-    told = []
-    note = lambda **said: told.append((said, serving(place)))  # noqa: E731
-    quietly(place, versions.make("8", slightly_other), versions, Clients(place), note=note)
-    begun = {said["stage"]: shares for said, shares in told if said.get("verdict") == "began"}
-    assert begun["canary 30%"] == {"7": 100} and begun["canary 100%"] == {"8": 30, "7": 70}
-    assert told[-1][0]["state"] == "promoted" and all(said["id"] and said["version"] == "8" for said, _ in told)
 
 
 KILLED = Path(__file__).parent / "killed_release.py"
@@ -236,7 +242,7 @@ def go_back(place: Path, moment: int) -> None:
 
 
 def test_a_killed_release_is_gone_on_with(place, versions):
-    bundle, moment = versions.make("8", slightly_other), 22
+    bundle, moment = versions.make("8", slightly_other), 14
     assert kill(place, bundle, versions, moment)
     go_on(place, versions, bundle, moment)
 
@@ -248,7 +254,7 @@ def test_killed_at_any_moment_the_next_command_goes_on(place, versions):
     while kill(place, bundle, versions, moment):
         go_on(place, versions, bundle, moment)
         moment += 1
-    assert moment > 20
+    assert moment > 15
 
 
 @pytest.mark.slow
@@ -258,7 +264,7 @@ def test_killed_at_any_moment_a_rollback_ends_it(place, versions):
     while kill(place, bundle, versions, moment):
         go_back(place, moment)
         moment += 1
-    assert moment > 20
+    assert moment > 15
 
 
 @pytest.mark.slow
@@ -269,7 +275,7 @@ def test_killed_while_it_rolls_back_a_bad_version_never_comes_to_serve(place, ve
         record = quietly(place, bundle, versions, Clients(place))
         assert record["state"] == "rolled back" and serving(place) == {"7": 100}, (moment, record["reason"])
         moment += 1
-    assert moment > 15
+    assert moment > 10
 
 
 def held_in(place: Path, versions: Versions, stage: str, act: Callable[[], None]) -> dict:
@@ -287,6 +293,7 @@ def held_in(place: Path, versions: Versions, stage: str, act: Callable[[], None]
     return found[0]
 
 
+@pytest.mark.slow
 def test_a_front_that_is_killed_is_no_fault_of_the_new_version(place, versions):
     front = read_live(place)["front"]["pid"]
     record = held_in(place, versions, "shadow", lambda: os.kill(front, signal.SIGKILL))
@@ -304,7 +311,34 @@ def test_a_new_version_whose_worker_dies_is_rolled_back(place, versions):
     assert "died" in record["reason"]
 
 
-def test_every_stage_of_a_promoted_release_has_passed(place, versions):
-    record = quietly(place, versions.make("8", slightly_other), versions, Clients(place))
-    assert {*stages(record).values()} == {"pass"} and all(stage["ended"] for stage in record["stages"])
-    assert ">Running<" not in release_page(record)
+def with_labels(place: Path) -> Callable[[threading.Event], None]:
+    """Clients that say soon after what really happened."""
+    rows = many_rows(real_rows("late"), 30_000)
+
+    def send(enough: threading.Event) -> None:
+        for part in rows.iter_slices(200):
+            if enough.is_set():
+                return
+            answers = replay(place, part.drop("late"), RATE, enough=enough)
+            known = answers.select("request_id", label=part["late"][: len(answers)]).drop_nulls()
+            ask(place, "/feedback", known.to_dicts())
+
+    return send
+
+
+def test_labels_that_come_during_a_release_stop_a_version_that_is_wrong(place, versions):
+    rules = {"agreement_at_least": 0.0, "shift_at_most": 1.0, "least_requests": 2000}
+    record = quietly(place, versions.make("wrong", reversed_scores), versions, with_labels(place), rules=rules)
+    assert (record["state"], record["stage"]) == ("rolled back", "canary 30%"), record["reason"]
+    assert "quality failed" in record["reason"] and "labels" in record["reason"] and serving(place) == {"7": 100}
+
+
+@pytest.mark.slow
+def test_a_killed_rollback_is_ended_and_not_turned_round(place, versions):
+    assert quietly(place, versions.make("8", slightly_other), versions, Clients(place))["state"] == "promoted"
+    words = [place, "-", versions.trusted, 1]
+    done = subprocess.run([sys.executable, KILLED, *map(str, words)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL and open_record(place)["kind"] == "rollback"
+    told = []
+    record = roll_back(place, "Grace", "again", restore=told.append)
+    assert (record["by"], told, serving(place)) == ("Ada", ["7"], {"7": 100}) and open_record(place) is None

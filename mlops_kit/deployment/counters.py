@@ -103,6 +103,7 @@ class Shadow:
     latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
     pairs: int = 0  # Requests that both answered
     errors: int = 0
+    not_finite: int = 0  # Of the errors, predictions that were no number
     dropped: int = 0  # Not sent: too many were under way
     changed: int = 0  # Of the pairs, those with another decision in any row
     difference_sum: float = 0.0  # Of the mean absolute difference of each pair

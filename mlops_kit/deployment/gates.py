@@ -114,7 +114,7 @@ def _unless(missing: int, verdict: Verdict) -> Verdict:
         verdict.gate, HOLD, verdict.value, verdict.bar, f"{verdict.why}; {missing:,} more are needed", missing
     )
 
-# %% ../../nbs/deployment/gates.ipynb #30a6b0b3
+# %% ../../nbs/deployment/gates.ipynb #b6ed2760
 TAIL = 0.05  # Share of requests above the 95th percentile
 FLOOR_MS = 20.0  # Below it nobody notices: a bar is never lower
 
@@ -145,14 +145,15 @@ def judge_latency(
         bar = min(bar, max(ratio * _percentile(champion["latency"], 1 - TAIL), FLOOR_MS / 1000))
     slow, found = _above(histogram, bar), _percentile(histogram, 1 - TAIL) * 1000 if n else math.nan
     low, _ = rate_bounds(slow, n, alpha)
-    said = f"{slow:,} of {n:,} took longer than {bar * 1000:.0f} ms; the 95th percentile is {found:.1f} ms"
+    said = f"{slow:,} of {n:,} took longer than {bar * 1000:.0f} ms"
+    said += f"; the 95th percentile is {found:.1f} ms" if n else ""
     words = f"{TAIL:.0%} above {bar * 1000:.0f} ms at most"
     if low > TAIL:
         return Verdict("latency", FAIL, found, words, said)
     missing = max(least - n, 0) or (0 if slow <= TAIL * n else 1)
     return _unless(missing, Verdict("latency", PASS, found, words, said))
 
-# %% ../../nbs/deployment/gates.ipynb #143ab465
+# %% ../../nbs/deployment/gates.ipynb #76614a1f
 def _sums(counts: Mapping[str, Any], low: float, wide: float) -> Sums:  # Scaled to 0 to 1
     scores = counts.get("scores") or {"counts": [], "sum": 0.0, "sum_squares": 0.0}
     n, total, squares = sum(scores["counts"]), scores["sum"], scores["sum_squares"]
@@ -170,16 +171,15 @@ def judge_scores(
     mine, theirs = (_sums(counts, span[0], span[1] - span[0]) for counts in (new, champion))
     (low, high), (floor, top) = mean_bounds(mine, alpha=alpha / 2), mean_bounds(theirs, alpha=alpha / 2)
     moved = mine.mean - theirs.mean
-    said = (
-        f"the mean score is {mine.mean:.3f} over {mine.count:,}, the champion's {theirs.mean:.3f} over {theirs.count:,}"
-    )
+    said = f"the mean score is {mine.mean:.3f} over {mine.count:,}" if mine.count else "no request was scored"
+    said += f", the champion's {theirs.mean:.3f} over {theirs.count:,}" if theirs.count else ""
     verdict = Verdict("scores", PASS, moved, f"{shift:g} from the champion's at most", said)
     if low - top > shift or floor - high > shift:
         return Verdict("scores", FAIL, moved, verdict.bar, said)
     settled = high - floor <= shift and top - low <= shift
     return _unless(0 if settled else max(50, mine.count // 2), verdict)
 
-# %% ../../nbs/deployment/gates.ipynb #dc0d8d68
+# %% ../../nbs/deployment/gates.ipynb #6c2c3482
 def judge_shadow(
     shadow: Mapping[str, Any],  # Counts of the mirrored requests
     agreement: float,  # Share of them that must be decided as the champion decides
@@ -217,7 +217,8 @@ def _judge_pairs(shadow: Mapping[str, Any], pairs: int, shift: float, alpha: flo
     total, squares = shadow.get("signed_sum", 0.0) / wide, shadow.get("signed_squares", 0.0) / wide**2
     low, high = mean_bounds(Sums(pairs, total, squares), -1.0, 1.0, alpha)
     found = total / pairs if pairs else math.nan
-    said, bar = f"scores moved by {found:+.3f} on average of {pairs:,}", f"{shift:g} at most"
+    said, bar = "no request was mirrored", f"{shift:g} at most"
+    said = f"scores moved by {found:+.3f} on average of {pairs:,}" if pairs else said
     if low > shift or high < -shift:
         return Verdict("shift in the shadow", FAIL, found, bar, said)
     settled = pairs >= least and -shift <= low and high <= shift

@@ -125,6 +125,7 @@ class Mirror:
                 shadow.add(*compare_answers(pair[0], pair[1], target.threshold))
             else:
                 shadow.errors += 1
+                shadow.not_finite += "x-not-finite" in mirrored.headers
         except (*BROKEN, ValueError, LookupError, TypeError):
             shadow.errors += 1
 
