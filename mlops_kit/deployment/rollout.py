@@ -202,7 +202,7 @@ def _try(release: Release) -> list[Verdict]:
 
 ONNX_TOLERANCE = 1e-5  # ONNX calculates with 32 bits
 
-# %% ../../nbs/deployment/rollout.ipynb #350dd579
+# %% ../../nbs/deployment/rollout.ipynb #b9275022
 PATIENCE = 10.0  # Seconds that the front may take to come back
 
 
@@ -219,8 +219,8 @@ def _look(place: Path) -> dict[str, Any]:
 
 def _judge_health(release: Release, seen: dict[str, Any]) -> list[Verdict]:
     live = read_live(release.place).get("deployments", {}).get(release.new, {})
-    wrong = seen["deployments"].get(release.new, {}).get("scores", {}).get("not_finite", 0)
-    said = ""
+    counts, shadow = (seen[side].get(release.new, {}) for side in SIDES)
+    wrong, said = counts.get("scores", {}).get("not_finite", 0) + shadow.get("not_finite", 0), ""
     if live.get("ejected"):
         said = f"it was taken out: {live['ejected']}"
     elif live.get("restarts", 0) > release.record.get("restarts", 0):
@@ -325,7 +325,7 @@ def _promote(release: Release) -> None:
     release.end(entry, PASS)
     release.close(PROMOTED, f"version {release.record['version']} serves all requests")
 
-# %% ../../nbs/deployment/rollout.ipynb #9ed1f06a
+# %% ../../nbs/deployment/rollout.ipynb #2fe975b5
 def _perform(release: Release, stage: str) -> str:  # pass, fail or hold
     entry = release.begin(stage)
     try:
@@ -338,7 +338,7 @@ def _perform(release: Release, stage: str) -> str:  # pass, fail or hold
             entry["gates"] = [said.told() for said in found]
             verdict = overall(found)
     except KitError as error:
-        entry["gates"] = [Verdict(stage, FAIL, None, "", " ".join(filter(None, (error.what, error.where)))).told()]
+        entry["gates"] = [Verdict(stage, FAIL, None, "", error.what).told()]
         verdict = FAIL
     release.end(entry, verdict)
     release.tell(
@@ -367,14 +367,14 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #f5c09296
+# %% ../../nbs/deployment/rollout.ipynb #7831a138
 def _open(
     place: Path, manifest: dict[str, Any], digest: str, note: Callable[..., None], **facts: Any
 ) -> dict[str, Any]:
     "Go on with the open release of this bundle, or begin one; what else is open is ended first."
     record = open_record(place)
     if record and record["digest"] == digest:
-        return record
+        return record | ({"break_glass": facts["break_glass"]} if facts.get("break_glass") else {})
     if record and record["kind"] == "rollback":
         _go_back(place, record, note)
     elif record:
@@ -418,6 +418,7 @@ def release(
         record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, by=by, why=why, **facts)
         record["driven"] = record.get("driven", False) or traffic is not None
         under_way = Release(place, bundle, rules, record, trusted, promote, tell, _noted(note, record))
+        under_way.note(state=RUNNING, by=by, why=why, break_glass=record["break_glass"], digest=record["digest"])
         save_record(place, record)
         under_way.note(state=record["state"], by=by, why=why, break_glass=record["break_glass"])
         if record["state"] == PROMOTED:
