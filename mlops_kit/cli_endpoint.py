@@ -41,7 +41,7 @@ def find_endpoint(
 def _place(name: str, env: str | None) -> Path:
     return find_endpoint(open_store(env).home, name)
 
-# %% ../nbs/16_cli_endpoint.ipynb #19653d42
+# %% ../nbs/16_cli_endpoint.ipynb #69dbeda1
 @endpoint.command()
 def start(
     name: Name = "",
@@ -53,12 +53,13 @@ def start(
     mlops-kit endpoint start flights
     """
     from mlops_kit.deployment.configure import configure_endpoint
-    from mlops_kit.deployment.endpoint import endpoint_status, start_endpoint
+    from mlops_kit.deployment.endpoint import await_ready, endpoint_status, start_endpoint
 
     home, environment = open_store(env).home, read_kit(env)["env"].value
     place = find_endpoint(home, name)
     configure_endpoint(find_root(), home, environment, place.name)
-    start_endpoint(place)
+    for deployment in start_endpoint(place)["traffic"]:
+        await_ready(place, deployment)
     told = endpoint_status(place)
     show(told, f"{told['uri']} answers; its keys: mlops-kit endpoint keys {place.name}", as_json)
 

@@ -18,7 +18,7 @@ import psutil
 from mlops_kit.deployment.client import ask
 from mlops_kit.deployment.endpoint import list_processes
 from mlops_kit.deployment.keys import make_keys, read_keys
-from mlops_kit.deployment.state import make_endpoint, read_endpoint
+from mlops_kit.deployment.state import make_endpoint, process_mark, read_endpoint
 from mlops_kit.project import hash_file
 
 PACKAGE = Path(__file__).parents[1] / "samples" / "package"
@@ -106,7 +106,7 @@ def mark_of(place: Path, role: str) -> int:
 def kill(pid: int) -> None:
     """Kill a process, and wait until it is gone."""
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not process_mark(pid)["started"])
 
 
 class Load(threading.Thread):

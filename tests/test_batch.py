@@ -114,7 +114,7 @@ def test_a_kill_between_any_two_steps_at_the_end_is_mended(bundle, gold, tmp_pat
     gold.head(120).write_parquet(tmp_path / "rows.parquet")
     table = open_batch(tmp_path / "rows.parquet")
     score_batch(bundle, table, tmp_path / "whole")
-    score_batch(bundle, table, tmp_path / "older", keep=["origin"])
+    older = score_batch(bundle, table, tmp_path / "older", keep=["origin"])
     scorer = load_scorer(bundle)
     monkeypatch.setattr(batch, "load_scorer", lambda *_: scorer)
     names = ["os.rename", "shutil.rmtree", "write_file", "join_partitions"]
@@ -137,6 +137,9 @@ def test_a_kill_between_any_two_steps_at_the_end_is_mended(bundle, gold, tmp_pat
                 ended = True
             except KeyboardInterrupt:
                 ended = False
+        if (out / "score.json").exists():  # What it says is true of what lies there
+            of_before = json.loads((out / "score.json").read_bytes())["key"] == older["key"]
+            assert ("origin" in read_table(out / "predictions").columns) == of_before
         score_batch(bundle, table, out)
         assert content(out) == content(tmp_path / "whole"), stop
         if ended:
@@ -208,6 +211,18 @@ def test_another_job_replaces_the_result_and_the_same_finds_it(bundle, gold, tmp
     build_bundle(path("samples/package"), newer, "flights", "8")
     assert score_batch(newer, open_batch(tmp_path / "rows.parquet"), out)["version"] == "8"
     assert {*read_table(out / "predictions")["version"]} == {"8"}
+
+
+def test_another_job_does_not_go_on_with_the_pieces_of_one_that_was_killed(bundle, gold, tmp_path, small, monkeypatch):
+    gold.head(200).write_parquet(tmp_path / "rows.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score_batch(bundle, open_batch(tmp_path / "rows.parquet"), tmp_path / "out")
+    gold.tail(200).write_parquet(tmp_path / "rows.parquet")
+    for out in ("out", "whole"):
+        score_batch(bundle, open_batch(tmp_path / "rows.parquet"), tmp_path / out)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_what_is_not_ours_is_left_alone(bundle, gold, tmp_path):

@@ -367,7 +367,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #7831a138
+# %% ../../nbs/deployment/rollout.ipynb #30ecb579
 def _open(
     place: Path, manifest: dict[str, Any], digest: str, note: Callable[..., None], **facts: Any
 ) -> dict[str, Any]:
@@ -382,10 +382,14 @@ def _open(
         _roll_back(before, record.get("back") or f"version {manifest['version']} was released instead")
     state = read_endpoint(place)
     serves = max(state["traffic"], key=lambda name: state["traffic"][name], default="")
+    known = {"name": manifest["name"], "version": manifest["version"], "digest": digest}
+    if state["traffic"] == {serves: 100} and state["deployments"][serves]["digest"] == digest:
+        known |= {"new": serves, "champion": "", "champion_version": "", "ended": now(), "state": PROMOTED}
+        return new_record("release", **facts) | known | {"reason": f"version {known['version']} serves already"}
     colour = next(name for name in ("blue", "green") if name != serves)
     if colour in state["deployments"]:
         remove_deployment(place, colour)
-    known = {"name": manifest["name"], "version": manifest["version"], "digest": digest, "new": colour}
+    known["new"] = colour
     known |= {"champion": serves, "champion_version": state["deployments"].get(serves, {}).get("version", "")}
     return new_record("release", **known, driven=False, restarts=0, **facts)
 
@@ -412,10 +416,13 @@ def release(
     manifest = read_manifest(bundle / "bundle")
     with releasing(place, f"release of {manifest['name']} {manifest['version']}", wait_for_others):
         record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, by=by, why=why, **facts)
-        record["driven"] = record["driven"] or traffic is not None
+        record["driven"] = record.get("driven", False) or traffic is not None
         under_way = Release(place, bundle, rules, record, trusted, promote, tell, _noted(note, record))
-        under_way.note(state=RUNNING, by=by, why=why, break_glass=record["break_glass"], digest=record["digest"])
         save_record(place, record)
+        under_way.note(state=record["state"], by=by, why=why, break_glass=record["break_glass"])
+        if record["state"] == PROMOTED:
+            under_way.promote()
+            return record
         with _driven(traffic):
             return _go_on(under_way)
 
@@ -433,7 +440,7 @@ def _driven(traffic: Callable[[threading.Event], Any] | None) -> Iterator[None]:
         if thread:
             thread.join(30)
 
-# %% ../../nbs/deployment/rollout.ipynb #6530da1e
+# %% ../../nbs/deployment/rollout.ipynb #50ad654a
 def roll_back(
     place: Path,  # Folder of the endpoint
     by: str,  # Who rolls back
@@ -468,7 +475,7 @@ def _go_back(
     set_traffic(place, {record["new"]: 100})
     restore(record["version"])
     record.update(state=PROMOTED, ended=now(), reason=f"version {record['version']} serves again")
-    _noted(note, record)(state="rolled back", reason=record["why"])
+    _noted(note, record)(state="rolled back", by=record["by"], reason=record["why"])
     save_record(place, record)
 
 
