@@ -367,7 +367,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #7831a138
+# %% ../../nbs/deployment/rollout.ipynb #30ecb579
 def _open(
     place: Path, manifest: dict[str, Any], digest: str, note: Callable[..., None], **facts: Any
 ) -> dict[str, Any]:
@@ -418,7 +418,6 @@ def release(
         record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, by=by, why=why, **facts)
         record["driven"] = record.get("driven", False) or traffic is not None
         under_way = Release(place, bundle, rules, record, trusted, promote, tell, _noted(note, record))
-        under_way.note(state=RUNNING, by=by, why=why, break_glass=record["break_glass"], digest=record["digest"])
         save_record(place, record)
         under_way.note(state=record["state"], by=by, why=why, break_glass=record["break_glass"])
         if record["state"] == PROMOTED:
