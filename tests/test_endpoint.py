@@ -339,7 +339,7 @@ def test_a_state_that_cannot_be_read_changes_nothing(place):
             line.sendall(head(place, "content-length: 2") + b"[]")
             assert b" 422 " in line.recv(4096)
         log = (place / "logs" / "supervisor.log").read_text()
-        assert log.count("the state cannot be read") == 1
+        assert 1 <= log.count("the state cannot be read") <= 2  # It may be seen empty, and half
     finally:
         write_file(place / "endpoint.json", whole)
     assert until(lambda: score(place).status == 200)
