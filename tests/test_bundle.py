@@ -13,9 +13,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlops_kit.deployment.bundle import BundleError, build_bundle, bundle_digest, check_bundle
+from mlops_kit.deployment.probing import SAME
 from mlops_kit.deployment.signing import private_key, public_key, sign_bundle, verify_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +143,6 @@ def test_a_pickle_under_any_name_is_not_packaged(tmp_path):
 @pytest.mark.slow
 def test_mlflow_loads_the_model_without_a_right_to_open_pickles(built, monkeypatch):
     import mlflow
-    import numpy as np
     import pandas as pd
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -151,7 +152,7 @@ def test_mlflow_loads_the_model_without_a_right_to_open_pickles(built, monkeypat
     columns = json.loads((PACKAGE / "signature.json").read_text())["inputs"]
     kinds = {"long": "int64", "double": "float64", "string": object}
     rows = pd.DataFrame({one["name"]: pd.Series(rows[one["name"]], dtype=kinds[one["type"]]) for one in columns})
-    assert np.array_equal(loaded.predict(rows).to_numpy(), np.array(golden["expected"]))
+    assert np.allclose(loaded.predict(rows).to_numpy(), golden["expected"], rtol=0, atol=SAME)
 
 
 @pytest.mark.slow
@@ -192,7 +193,7 @@ def test_the_image_serves_with_nothing_but_its_own_environment(built, tmp_path):
         request = urllib.request.Request(f"http://127.0.0.1:{port}/score", json.dumps(golden["rows"]).encode(), headers)
         with urllib.request.urlopen(request, timeout=10) as answer:
             told = json.load(answer)["predictions"]
-        assert [[*row.values()] for row in told] == golden["expected"]
+        assert np.allclose([[*row.values()] for row in told], golden["expected"], rtol=0, atol=SAME)
     finally:
         process.terminate()
         assert process.wait(30) == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import httpx
+import numpy as np
 import pytest
 from endpoint_fixture import (
     GOLDEN,
@@ -42,6 +43,7 @@ from mlops_kit.deployment.endpoint import (
 )
 from mlops_kit.deployment.keys import read_keys, rotate_key
 from mlops_kit.deployment.nginx import write_nginx
+from mlops_kit.deployment.probing import SAME
 from mlops_kit.deployment.state import (
     EndpointError,
     add_deployment,
@@ -105,7 +107,8 @@ def head(place: Path, length: str = "content-length: 100") -> bytes:
 
 def test_scores_are_those_that_were_registered(place):
     reply = score(place, ROWS)
-    assert [[*row.values()] for row in reply.content["predictions"]] == GOLDEN["expected"]
+    found = [[*row.values()] for row in reply.content["predictions"]]
+    assert np.allclose(found, GOLDEN["expected"], rtol=0, atol=SAME)
     assert reply.headers["azureml-model-deployment"] == "blue" and reply.headers["x-model-version"] == "7"
     assert len(reply.headers["x-request-id"]) == 32
     raised = score(place, ROWS, deployment="green")
@@ -403,7 +406,8 @@ def test_nginx_routes_as_the_front_does(place, tmp_path):
             assert {reply.status_code for reply in replies} == {200}
             assert {reply.headers["azureml-model-deployment"] for reply in replies} == {"blue", "green"}
             blue = client.post(url, json=ROWS, headers={"azureml-model-deployment": "blue", "x-request-id": "order-17"})
-            assert [[*row.values()] for row in blue.json()["predictions"]] == GOLDEN["expected"]
+            found = [[*row.values()] for row in blue.json()["predictions"]]
+            assert np.allclose(found, GOLDEN["expected"], rtol=0, atol=SAME)
             assert blue.headers["x-request-id"] == "order-17" and blue.headers["x-model-version"] == "7"
             assert client.post(url, json=ROWS[:1], headers={"Authorization": "Bearer x"}).status_code == 401
             assert client.post(url, content=b"x" * ((1 << 20) + 1)).status_code == 413

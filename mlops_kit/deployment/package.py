@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/package.html.md"""
 # %% auto #0
 __all__ = ['registered_package', 'find_package', 'golden_difference', 'check_package', 'keep_bundle', 'fetch_bundle']
 
-# %% ../../nbs/deployment/package.ipynb #155ccb11
+# %% ../../nbs/deployment/package.ipynb #1a97323f
 import contextlib
 import os
 import shutil
@@ -20,6 +20,7 @@ import numpy as np
 
 from .bundle import BundleError, build_bundle, bundle_digest, check_bundle, read_manifest
 from .forms import read_rows
+from .probing import SAME
 from .scoring import load_scorer
 from .signing import private_key, public_key, sign_bundle, verify_bundle
 from ..probes import fetch_version, package_place, tracking_uri

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/rollout.html.md"""
 __all__ = ['VERIFY', 'START', 'TRY', 'SHADOW', 'PROMOTE', 'SIDES', 'POLL', 'START_SECONDS', 'ONNX_TOLERANCE', 'PATIENCE',
            'plan_stages', 'share_of', 'count_since', 'ignore', 'Release', 'release', 'roll_back']
 
-# %% ../../nbs/deployment/rollout.ipynb #136c47bb
+# %% ../../nbs/deployment/rollout.ipynb #b8bdc41a
 import contextlib
 import threading
 import time
@@ -34,7 +34,7 @@ from mlops_kit.deployment.gates import (
     less,
     overall,
 )
-from .probing import probe_deployment
+from .probing import SAME, probe_deployment
 from .quality import Labelled
 from mlops_kit.deployment.release_record import (
     HELD,
@@ -154,7 +154,7 @@ class Release:
         self.note(state=state, reason=reason)
         save_record(self.place, self.record)
 
-# %% ../../nbs/deployment/rollout.ipynb #a3a8d01a
+# %% ../../nbs/deployment/rollout.ipynb #1a5af4e5
 def _verify(release: Release) -> list[Verdict]:
     inner = release.bundle / "bundle"
     manifest = check_bundle(inner, allow_pickle=release.rules["allow_pickle"])
@@ -195,7 +195,7 @@ START_SECONDS = 60.0
 
 
 def _try(release: Release) -> list[Verdict]:
-    tolerance = ONNX_TOLERANCE if release.rules["onnx"] else 0.0
+    tolerance = ONNX_TOLERANCE if release.rules["onnx"] else SAME
     found = probe_deployment(release.place, release.new, release.rules["latency_ms_at_most"], tolerance)
     return [Verdict(check.name, PASS if check.passed else FAIL, None, "", check.said) for check in found]
 
@@ -367,7 +367,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #7831a138
+# %% ../../nbs/deployment/rollout.ipynb #30ecb579
 def _open(
     place: Path, manifest: dict[str, Any], digest: str, note: Callable[..., None], **facts: Any
 ) -> dict[str, Any]:
@@ -418,7 +418,6 @@ def release(
         record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, by=by, why=why, **facts)
         record["driven"] = record.get("driven", False) or traffic is not None
         under_way = Release(place, bundle, rules, record, trusted, promote, tell, _noted(note, record))
-        under_way.note(state=RUNNING, by=by, why=why, break_glass=record["break_glass"], digest=record["digest"])
         save_record(place, record)
         under_way.note(state=record["state"], by=by, why=why, break_glass=record["break_glass"])
         if record["state"] == PROMOTED:
