@@ -147,7 +147,7 @@ def compare_answers(
         return differences, any((mine >= bar) != (theirs >= bar) for mine, theirs in last)
     return differences, any(max(mine, key=mine.get) != max(theirs, key=theirs.get) for mine, theirs in pairs)  # type: ignore[arg-type]
 
-# %% ../../nbs/deployment/counters.ipynb #59155f12
+# %% ../../nbs/deployment/counters.ipynb #e15e858f
 EVERY = 6  # Bounds of a latency that are left out between two that Prometheus keeps
 
 
@@ -159,33 +159,37 @@ def metric_families(
     live: dict[str, Any],  # Deployments of live.json
 ) -> list[Any]:  # What a collector of prometheus_client yields
     "Say the same numbers as Prometheus reads them."
-    from prometheus_client import core
-
-    label = ["endpoint", "deployment"]
-    made = [
-        counter := core.CounterMetricFamily("inference_requests", "Requests answered", labels=[*label, "code"]),
-        latency := core.HistogramMetricFamily("inference_request_duration_seconds", "Time to answer", labels=label),
-        score := core.HistogramMetricFamily("inference_prediction_value", "Mean of the last output", labels=label),
-        flight := core.GaugeMetricFamily("inference_requests_in_progress", "Requests under way", labels=label),
-        weight := core.GaugeMetricFamily("inference_traffic_weight", "Share of the traffic, 0 to 1", labels=label),
-        mirror := core.CounterMetricFamily("inference_mirror", "Mirrored requests", labels=[*label, "result"]),
-        restart := core.CounterMetricFamily("inference_worker_restarts", "Workers started again", labels=label),
-        ready := core.GaugeMetricFamily("inference_workers_ready", "Workers that serve", labels=label),
-    ]
+    families = _families()
+    counter, latency, score, *gauges, mirror = families
     for name, counts in deployments.items():
-        mine = [endpoint, name]
+        now, mine = live.get(name, {}), [endpoint, name]
         for code, number in counts.codes.items():
             counter.add_metric([*mine, str(code)], number)
         latency.add_metric(mine, _buckets(counts.latency, EVERY), counts.latency.sum)
         score.add_metric(mine, _buckets(counts.scores, 1), counts.scores.sum)
-        flight.add_metric(mine, counts.in_flight)
-        weight.add_metric(mine, traffic.get(name, 0) / 100)
-        restart.add_metric(mine, live.get(name, {}).get("restarts", 0))
-        ready.add_metric(mine, live.get(name, {}).get("ready", 0))
+        values = (counts.in_flight, traffic.get(name, 0) / 100, now.get("ready", 0), now.get("restarts", 0))
+        for family, value in zip(gauges, values, strict=True):
+            family.add_metric(mine, value)
     for name, shadow in shadows.items():
         for result in ("pairs", "errors", "dropped", "changed"):
             mirror.add_metric([endpoint, name, result], getattr(shadow, result))
-    return made
+    return families
+
+
+def _families() -> list[Any]:  # Requests, latency, scores, four of one number a deployment, mirrored requests
+    from prometheus_client import core
+
+    label = ["endpoint", "deployment"]
+    return [
+        core.CounterMetricFamily("inference_requests", "Requests answered", labels=[*label, "code"]),
+        core.HistogramMetricFamily("inference_request_duration_seconds", "Time to answer", labels=label),
+        core.HistogramMetricFamily("inference_prediction_value", "Mean of the last output", labels=label),
+        core.GaugeMetricFamily("inference_requests_in_progress", "Requests under way", labels=label),
+        core.GaugeMetricFamily("inference_traffic_weight", "Share of the traffic, 0 to 1", labels=label),
+        core.GaugeMetricFamily("inference_workers_ready", "Workers that serve", labels=label),
+        core.CounterMetricFamily("inference_worker_restarts", "Workers started again", labels=label),
+        core.CounterMetricFamily("inference_mirror", "Mirrored requests", labels=[*label, "result"]),
+    ]
 
 
 def _buckets(histogram: Histogram, step: int) -> list[tuple[str, float]]:  # Upper end, and how many lie below it
