@@ -30,6 +30,7 @@ from mlops_kit.training.models import load_model
 RULES = {name: param.default for name, param in PLAIN["deploy"].items()}
 RATE = 400.0  # Requests a second
 QUICK = RULES | {"canary": [30, 100], "shadow": 40, "least_requests": 20, "errors_at_most": 0.05, "wait": 60.0}
+QUICK |= {"latency_ms_at_most": 5000.0, "latency_ratio_at_most": 100.0}  # How busy this machine is decides nothing
 
 
 def edit(file: Path, change: Callable[[dict], None]) -> None:
