@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -30,6 +31,7 @@ from mlops_kit.training.models import load_model
 RULES = {name: param.default for name, param in PLAIN["deploy"].items()}
 RATE = 400.0  # Requests a second
 QUICK = RULES | {"canary": [30, 100], "shadow": 40, "least_requests": 20, "errors_at_most": 0.05, "wait": 60.0}
+QUICK |= {"latency_ms_at_most": 5000.0, "latency_ratio_at_most": 100.0}  # How busy this machine is decides nothing
 
 
 def edit(file: Path, change: Callable[[dict], None]) -> None:
@@ -63,6 +65,16 @@ def truncated(package: Path) -> None:
     """Lose half of the model."""
     text = (package / "model.txt").read_text()
     (package / "model.txt").write_text(text[: len(text) // 2])
+
+
+def slow(package: Path) -> None:
+    """Have twenty thousand trees."""
+    head, *blocks = re.split(r"^Tree=\d+\n", (package / "model.txt").read_text(), flags=re.M)
+    last, _, tail = blocks[-1].partition("end of trees")
+    again = [block for _ in range(20_000 // len(blocks) + 1) for block in (*blocks[:-1], last)]
+    trees = [f"Tree={number}\n{block}" for number, block in enumerate(again)]
+    head = re.sub(r"^tree_sizes=.*$", "tree_sizes=" + " ".join(str(len(tree)) for tree in trees), head, flags=re.M)
+    (package / "model.txt").write_text(f"{head}{''.join(trees)}end of trees{tail}")
 
 
 def not_finite(package: Path) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import httpx
 import numpy as np
 import pytest
+from conftest import lacking
 from endpoint_fixture import (
     GOLDEN,
     ROWS,
@@ -339,7 +340,7 @@ def test_a_state_that_cannot_be_read_changes_nothing(place):
             line.sendall(head(place, "content-length: 2") + b"[]")
             assert b" 422 " in line.recv(4096)
         log = (place / "logs" / "supervisor.log").read_text()
-        assert log.count("the state cannot be read") == 1
+        assert 1 <= log.count("the state cannot be read") <= 2  # It may be seen empty, and half
     finally:
         write_file(place / "endpoint.json", whole)
     assert until(lambda: score(place).status == 200)
@@ -390,8 +391,9 @@ def test_nothing_outlives_a_folder_that_was_removed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed: apt-get install nginx-light")
 def test_nginx_routes_as_the_front_does(place, tmp_path):
+    if not shutil.which("nginx"):
+        lacking("nginx is not installed (apt-get install nginx-light): its configuration was not tried")
     set_traffic(place, {"blue": 50, "green": 50})
     (port,) = free_ports(1)
     config, _ = write_nginx(place, tmp_path / "nginx", port)
