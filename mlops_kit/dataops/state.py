@@ -117,16 +117,19 @@ def merge(
         merged.append((at, state))
     return merged
 
-# %% ../../nbs/dataops/state.ipynb #0b5864ff
+# %% ../../nbs/dataops/state.ipynb #dcbf98dd
 @runtime_checkable
 class StateStore(Protocol):
     "Keeps the logs of all keys, for one writer and any number of readers."
 
     def change(self) -> AbstractContextManager[None]:
-        "Let what is written in the block be seen as a whole, or not at all where it fails."
+        "Let what is written in the block, and in blocks within, be seen as a whole, or not at all where it fails."
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        "Let all that is read in the block be of one moment, whatever is written meanwhile."
 
     def read(self, asked: Sequence[Asked]) -> list[list[State | None]]:
-        "Read states before given times, all from one moment; None where the log begins later."
+        "Read states before given times, in a snapshot; None where the log begins later."
 
     def states(self, log: int, key: Key, cuts: Sequence[int]) -> list[State | None]:
         "Read the states of one key."
@@ -143,19 +146,31 @@ class StateStore(Protocol):
     def remember(self, source: str, digests: dict[str, str]) -> None:
         "Keep what events were known with, {id: digest}."
 
-# %% ../../nbs/dataops/state.ipynb #7098586c
+    def keep(self, name: str, records: dict[str, str]) -> None:
+        "Keep records, {key: text}; one of the same name and key is replaced."
+
+    def find(self, name: str, key: str) -> str | None:
+        "Find a record."
+
+    def forget(self, name: str | None = None) -> None:
+        "Forget the records of a name, or all that is kept."
+
+# %% ../../nbs/dataops/state.ipynb #ac4c332c
 class MemoryState:
     "The logs in memory."
 
     def __init__(self, logs: Sequence[Log]):
         self.logs: list[dict[Key, tuple[list[int], list[State]]]] = [{} for _ in logs]
         self.ids: dict[tuple[str, str], str] = {}
+        self.records: dict[str, dict[str, str]] = {}
         self.lock = threading.RLock()
 
     @contextmanager
     def change(self) -> Iterator[None]:
         with self.lock:
             yield
+
+    snapshot = change
 
     def read(self, asked: Sequence[Asked]) -> list[list[State | None]]:
         with self.lock:
@@ -182,7 +197,19 @@ class MemoryState:
     def remember(self, source: str, digests: dict[str, str]) -> None:
         self.ids.update({(source, event): digest for event, digest in digests.items()})
 
-# %% ../../nbs/dataops/state.ipynb #022a861e
+    def keep(self, name: str, records: dict[str, str]) -> None:
+        self.records.setdefault(name, {}).update(records)
+
+    def find(self, name: str, key: str) -> str | None:
+        return self.records.get(name, {}).get(key)
+
+    def forget(self, name: str | None = None) -> None:
+        if name is not None:
+            self.records.pop(name, None)
+            return
+        self.ids, self.records, self.logs = {}, {}, [{} for _ in self.logs]
+
+# %% ../../nbs/dataops/state.ipynb #20b66383
 _OPTIONS = ("journal_mode = wal", "synchronous = normal", "busy_timeout = 30000")
 
 
@@ -191,29 +218,39 @@ def _texts(logs: Sequence[Log]) -> list[str]:
     return [json.dumps([log.source, log.known, log.entity, log.measures]) for log in logs]
 
 
-def _create(run: Any, logs: Sequence[Log], file: Path) -> None:
-    run("create table if not exists logs (number integer primary key, meaning text)")
-    run("create table if not exists ids (source, event, digest, primary key (source, event)) without rowid")
-    found = [text for (text,) in run("select meaning from logs order by number")]
-    if found and found != _texts(logs):
+def _is_made(run: Any, logs: Sequence[Log], file: Path) -> bool:
+    "Whether the tables are there, and mean these logs; nobody waits for a writer to hear it."
+    tables = {name for (name,) in run("select name from sqlite_master")}
+    if not {"logs", "records"} <= tables:
+        return False
+    if [text for (text,) in run("select meaning from logs order by number")] != _texts(logs):
         raise StepError(
             "the file was filled for other views", str(file), "Name a new file, and ingest the events again."
         )
+    return True
+
+
+def _create(run: Any, logs: Sequence[Log]) -> None:
+    run("create table if not exists logs (number integer primary key, meaning text)")
+    run("create table if not exists ids (source, event, digest, primary key (source, event)) without rowid")
+    run("create table if not exists records (name, key, value, primary key (name, key)) without rowid")
     for number, (log, text) in enumerate(zip(logs, _texts(logs), strict=True)):
         totals = ", ".join(f"m{place} integer" for place in range(len(log.measures)))
         columns = f"key text, at integer, {totals}, primary key (key, at)"
         run(f"create table if not exists log_{number} ({columns}) without rowid")
         run("insert or ignore into logs values (?, ?)", (number, text))
 
-# %% ../../nbs/dataops/state.ipynb #d2b00900
+# %% ../../nbs/dataops/state.ipynb #37b7ea6e
 class FileState:
     "The logs in a file."
 
     def __init__(self, logs: Sequence[Log], file: Path):
         self.file, self.local = file, threading.local()
         file.parent.mkdir(parents=True, exist_ok=True)
-        with self.change():
-            _create(self.run, logs, file)
+        if not _is_made(self.run, logs, file):
+            with self.change():
+                _create(self.run, logs)
+            _is_made(self.run, logs, file)  # Somebody else may have been first
         totals = [", ".join(f"m{place}" for place in range(len(log.measures))) for log in logs]
         ask = "select {} from log_{} where key = ? and at < ? order by at desc limit 1"
         self.asks = [ask.format(names, number) for number, names in enumerate(totals)]
@@ -228,8 +265,11 @@ class FileState:
         return self.local.connection.execute
 
     @contextmanager
-    def change(self) -> Iterator[None]:
-        self.run("begin immediate")
+    def _block(self, begin: str) -> Iterator[None]:
+        if self.run.__self__.in_transaction:  # The block around decides
+            yield
+            return
+        self.run(begin)
         try:
             yield
             self.run("commit")
@@ -237,12 +277,15 @@ class FileState:
             self.run("rollback")
             raise
 
+    def change(self) -> AbstractContextManager[None]:
+        return self._block("begin immediate")
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        return self._block("begin")
+
     def read(self, asked: Sequence[Asked]) -> list[list[State | None]]:
-        self.run("begin")  # All of a row from one state, whatever is written meanwhile
-        try:
+        with self.snapshot():
             return [self.states(*one) for one in asked]
-        finally:
-            self.run("commit")
 
     def states(self, log: int, key: Key, cuts: Sequence[int]) -> list[State | None]:
         run, ask, text = self.run, self.asks[log], json.dumps(key)
@@ -264,3 +307,18 @@ class FileState:
     def remember(self, source: str, digests: dict[str, str]) -> None:
         rows = [(source, event, digest) for event, digest in digests.items()]
         self.run.__self__.executemany("insert into ids values (?, ?, ?)", rows)
+
+    def keep(self, name: str, records: dict[str, str]) -> None:
+        rows = [(name, key, text) for key, text in records.items()]
+        self.run.__self__.executemany("insert or replace into records values (?, ?, ?)", rows)
+
+    def find(self, name: str, key: str) -> str | None:
+        found = self.run("select value from records where name = ? and key = ?", (name, key)).fetchone()
+        return found and found[0]
+
+    def forget(self, name: str | None = None) -> None:
+        if name is not None:
+            self.run("delete from records where name = ?", (name,))
+            return
+        for table in ("ids", "records", *(f"log_{number}" for number in range(len(self.asks)))):
+            self.run(f"delete from {table}")

@@ -7,10 +7,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/feed.html.md"""
 # %% auto #0
 __all__ = ['horizon_of', 'feed_workload']
 
-# %% ../../nbs/deployment/feed.ipynb #d1ee9280
+# %% ../../nbs/deployment/feed.ipynb #3a241167
 import json
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..probes import registry_home
 from ..project import SettingsError, write_file
 from ..steps import Effect, Input, Output, log, path, read_tables
 
-# %% ../../nbs/deployment/feed.ipynb #3bc1abdd
+# %% ../../nbs/deployment/feed.ipynb #18cfe274
 def horizon_of(
     parameters: dict[str, Any],  # `workload`
 ) -> str | None:  # UTC
@@ -34,13 +34,14 @@ def feed_workload(
     file: Path,  # SQLite file
     silver: str,  # Place of the typed tables
     until: str = "",  # Events that were known before; all of them by default
-) -> dict[str, Any]:  # events and rows that were fed, and the horizon
+    days: float = 7,  # How long before that an entity's prediction time may lie
+) -> dict[str, Any]:  # events and rows that were fed, whether the store was filled anew, and the horizon
     "Feed the store of a workload."
     online = load_online(workload)
     if online is None:
-        return {"events": 0, "rows": 0, "horizon": "this workload declares no keys"}
+        return {"events": 0, "rows": 0, "anew": False, "horizon": "this workload declares no keys"}
     store = FeatureStore(online, file)
-    told = feed(store, read_tables(silver), _moment(until) if until else None)
+    told = feed(store, read_tables(silver), _moment(until) if until else None, asked=timedelta(days=days))
     return {**told, "horizon": str(store.horizon)}
 
 
