@@ -7,31 +7,31 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/feed.html.md"""
 # %% auto #0
 __all__ = ['horizon_of', 'feed_workload']
 
-# %% ../../nbs/deployment/feed.ipynb #3a241167
+# %% ../../nbs/deployment/feed.ipynb #52ab98ea
 import json
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .lookup import FeatureStore, feed, load_online, lookup_file
+from .lookup import FeatureStore, feed, load_online, lookup_file, lookup_place, open_lookup
 from ..probes import registry_home
 from ..project import SettingsError, write_file
 from ..steps import Effect, Input, Output, log, path, read_tables
 
-# %% ../../nbs/deployment/feed.ipynb #18cfe274
+# %% ../../nbs/deployment/feed.ipynb #961e3d6b
 def horizon_of(
     parameters: dict[str, Any],  # `workload`
 ) -> str | None:  # UTC
     "Ask up to when a store knows events."
-    file, online = lookup_file(registry_home(), parameters["workload"]), load_online(parameters["workload"])
-    found = FeatureStore(online, file).horizon if online and file.exists() else None
-    return found.isoformat() if found else None
+    found = open_lookup(parameters["workload"], lookup_place(registry_home(), parameters["workload"]))
+    horizon = found.store.horizon if found else None
+    return horizon.isoformat() if horizon else None
 
 
 def feed_workload(
     workload: str,  # Name of the workload
-    file: Path,  # SQLite file
+    folder: Path,  # Where its stores lie
     silver: str,  # Place of the typed tables
     until: str = "",  # Events that were known before; all of them by default
     days: float = 7,  # How long before that an entity's prediction time may lie
@@ -40,7 +40,7 @@ def feed_workload(
     online = load_online(workload)
     if online is None:
         return {"events": 0, "rows": 0, "anew": False, "horizon": "this workload declares no keys"}
-    store = FeatureStore(online, file)
+    store = FeatureStore(online, lookup_file(online, folder))
     told = feed(store, read_tables(silver), _moment(until) if until else None, asked=timedelta(days=days))
     return {**told, "horizon": str(store.horizon)}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import ask
-from .lookup import lookup_file, open_lookup
+from .lookup import lookup_place, open_lookup
 from .state import EndpointError, read_endpoint
 from ..project import read_json
 
@@ -120,9 +120,6 @@ def _check_room(place: Path) -> Check:
 def _check_lookup(place: Path) -> list[Check]:
     "Whether features can be looked up, where a workload's requests may carry keys."
     workload = read_endpoint(place)["workload"]
-    file = lookup_file(place.parent.parent, workload)
-    if not workload or not file.exists():
-        return []
-    found = open_lookup(workload, file)
+    found = open_lookup(workload, lookup_place(place.parent.parent, workload)) if workload else None
     wrong = found.check() if found else ""
     return [Check("online store", not wrong, wrong or f"it knows events until {found.store.horizon}")] if found else []

@@ -151,10 +151,9 @@ def load_worker(
 def _open_lookup(place: Path, workload: str) -> Any:  # Lookup, or None where nothing was fed
     if not workload:
         return None
-    from mlops_kit.deployment.lookup import lookup_file, open_lookup
+    from mlops_kit.deployment.lookup import lookup_place, open_lookup
 
-    file = lookup_file(place.parent.parent, workload)
-    return open_lookup(workload, file) if file.exists() else None
+    return open_lookup(workload, lookup_place(place.parent.parent, workload))
 
 # %% ../../nbs/deployment/worker.ipynb #23f1a7cf
 START_SECONDS = 120  # To load a bundle; after that the system ends the process
