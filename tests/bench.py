@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench_contracts
+import bench_online
 import bench_partitions
 import bench_serving
 import bench_train
@@ -131,6 +132,7 @@ def main() -> None:
     bench_training.report()
     bench_tune.report()
     bench_serving.report()
+    bench_online.report()
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def _create(run: Any, logs: Sequence[Log]) -> None:
         run(f"create table if not exists log_{number} ({columns}) without rowid")
         run("insert or ignore into logs values (?, ?)", (number, text))
 
-# %% ../../nbs/dataops/state.ipynb #37b7ea6e
+# %% ../../nbs/dataops/state.ipynb #c6e91f87
 class FileState:
     "The logs in a file."
 
@@ -296,7 +296,8 @@ class FileState:
         return [(row[1], row[2:]) for row in rows]
 
     def write(self, log: int, key: Key, entries: Entries) -> None:
-        rows = [(json.dumps(key), at, *state) for at, state in entries]
+        text = json.dumps(key)
+        rows = [(text, at, *state) for at, state in entries]
         command = f"insert or replace into log_{log} values ({self.marks[log]})"
         self.run.__self__.executemany(command, rows)
 
