@@ -6,12 +6,8 @@ signed as any other. What an endpoint is told to be is what settings give a new 
 
 import asyncio
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -38,14 +34,13 @@ from released import (
 )
 
 from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.collected import read_collected
 from mlops_kit.deployment.endpoint import endpoint_status, read_evidence
 from mlops_kit.deployment.keys import read_keys
 from mlops_kit.deployment.release_page import release_page
 from mlops_kit.deployment.release_record import open_record
 from mlops_kit.deployment.replay import as_requests
 from mlops_kit.deployment.rollout import release, roll_back
-from mlops_kit.deployment.state import LIMITS, add_deployment, change_endpoint, read_endpoint
+from mlops_kit.deployment.state import LIMITS, change_endpoint, read_endpoint
 
 RATE, LEAST = 125.0, 250  # Requests a second; requests of one day, at least
 
@@ -179,8 +174,8 @@ def test_a_model_that_takes_its_process_down_with_clients_waiting(place, version
 
 @pytest.mark.slow
 def test_a_model_that_never_comes_to_an_end(place, versions):
-    record = stopped(place, versions, endless, rules={"shadow": 0, "least_requests": 2000, "canary": [5, 100]})
-    assert record["stage"] == "canary 5%" and "failed" in record["reason"]
+    record = stopped(place, versions, endless, rules={"shadow": 0, "least_requests": 2000, "canary": [30, 100]})
+    assert record["stage"] == "canary 30%" and "failed" in record["reason"]
 
 
 def test_a_slow_model(place, versions):
@@ -197,3 +192,94 @@ def test_a_model_that_answers_with_no_number(place, versions):
 def test_predictions_shifted_by_a_fifth(place, versions):
     record = stopped(place, versions, shifted, rules={"shadow": 0, "least_requests": 400})
     assert record["stage"] == "canary 30%" and "scores" in record["reason"]
+
+
+@pytest.mark.parametrize("file", ["bundle/model/model.txt", "bundle/manifest.json", "bundle.sig"])
+def test_a_bundle_with_one_byte_changed(file, place, versions):
+    changed = versions.make("8", slightly_other) / file
+    whole = changed.read_bytes()
+    middle = len(whole) // 2
+    with flights(place) as clients:
+        try:
+            changed.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+            record = released(place, versions, changed.parents[len(Path(file).parts) - 1])
+        finally:
+            changed.write_bytes(whole)
+    assert (record["state"], record["stage"]) == ("refused", "verify") and not clients.lost and running(place) == {"7"}
+    assert Path(file).name in record["reason"] and Path(file).name in release_page(record), record["reason"]
+
+
+def test_a_worker_killed_every_second(place):
+    before = endpoint_status(place)["deployments"][champion(place)]["restarts"]
+    with flights(place) as clients:
+        for _ in range(4):
+            (worker,) = pids(place, champion(place))
+            kill(worker)
+            time.sleep(1)
+            assert until(lambda worker=worker: pids(place, champion(place)) not in ([], [worker]))
+    told = endpoint_status(place)["deployments"][champion(place)]
+    assert not clients.lost and told["restarts"] == before + 4, clients.lost
+    assert told["last_words"] == "ended by SIGKILL" and told["ready"]
+
+
+def champion(place: Path) -> str:
+    return next(iter(read_endpoint(place)["traffic"]))
+
+
+def connect(place: Path, sent: bytes) -> socket.socket:
+    state, key = read_endpoint(place), read_keys(place)["primary"].encode()
+    line = socket.create_connection((state["host"], state["port"]), timeout=20)
+    line.sendall(sent.replace(b"KEY", key))
+    return line
+
+
+HALF = b"POST /score HTTP/1.1\r\nhost: x\r\nauthorization: Bearer KEY\r\ncontent-length: 90\r\n\r\n"
+HALF += b'{"dataframe_records": ['
+
+
+def logged(place: Path) -> list[dict]:
+    """Read what the front wrote down about requests."""
+    return [json.loads(line) for line in (place / "logs/front.log").read_text().splitlines()]
+
+
+def count_code(place: Path, code: str) -> int:
+    return sum(line.get("code") == code for line in logged(place))
+
+
+def test_clients_that_send_half_a_body_and_wait(place):
+    before = count_code(place, "too_slow")
+    with change_endpoint(place) as state:
+        state["limits"] = LIMITS | {"timeout": 2.0}
+    time.sleep(0.3)  # The front follows
+    with flights(place) as clients:
+        waiting = [connect(place, HALF) for _ in range(64)]  # As many as requests may be under way
+        said = [line.recv(4096) for line in waiting]
+        for line in waiting:
+            line.close()
+    with change_endpoint(place) as state:
+        state["limits"] = LIMITS
+    assert all(b" 408 " in words and b"not there after 2 s" in words for words in said) and not clients.lost
+    assert until(lambda: count_code(place, "too_slow") == before + 64), "the log names the cause"
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /sc", HALF])
+def test_two_hundred_connections_that_are_held(sent, place):
+    with flights(place) as clients:
+        held = [connect(place, sent) for _ in range(200)]
+        served = len(clients.answers)
+        assert until(lambda: len(clients.answers) > served + 100)
+        for line in held:
+            line.close()
+    assert not clients.lost, clients.lost
+
+
+def test_a_wrong_key(place):
+    before, answered = read_evidence(place), count_code(place, "wrong_key")
+    with flights(place) as clients, flights(place, key="wrong") as strangers:
+        pass
+    assert not clients.lost and {status for status, *_ in strangers.answers} == {401}
+    refused, after = len(strangers.answers), read_evidence(place)
+    assert after["turned_away"]["unauthorised"] == before["turned_away"]["unauthorised"] + refused
+    assert until(lambda: count_code(place, "wrong_key") == answered + refused), "the log names the cause"
+    errors = [told["deployments"][champion(place)]["errors"] for told in (before, after)]
+    assert errors[0] == errors[1], "a stranger's request is no error of the model"
