@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -64,6 +65,16 @@ def truncated(package: Path) -> None:
     """Lose half of the model."""
     text = (package / "model.txt").read_text()
     (package / "model.txt").write_text(text[: len(text) // 2])
+
+
+def slow(package: Path) -> None:
+    """Have twenty thousand trees."""
+    head, *blocks = re.split(r"^Tree=\d+\n", (package / "model.txt").read_text(), flags=re.M)
+    last, _, tail = blocks[-1].partition("end of trees")
+    again = [block for _ in range(20_000 // len(blocks) + 1) for block in (*blocks[:-1], last)]
+    trees = [f"Tree={number}\n{block}" for number, block in enumerate(again)]
+    head = re.sub(r"^tree_sizes=.*$", "tree_sizes=" + " ".join(str(len(tree)) for tree in trees), head, flags=re.M)
+    (package / "model.txt").write_text(f"{head}{''.join(trees)}end of trees{tail}")
 
 
 def not_finite(package: Path) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import httpx
 import numpy as np
 import pytest
+from conftest import lacking
 from endpoint_fixture import (
     GOLDEN,
     ROWS,
@@ -380,8 +381,9 @@ def test_nothing_outlives_a_folder_that_was_removed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed: apt-get install nginx-light")
 def test_nginx_routes_as_the_front_does(place, tmp_path):
+    if not shutil.which("nginx"):
+        lacking("nginx is not installed (apt-get install nginx-light): its configuration was not tried")
     set_traffic(place, {"blue": 50, "green": 50})
     (port,) = free_ports(1)
     config, _ = write_nginx(place, tmp_path / "nginx", port)

@@ -27,6 +27,7 @@ from released import (
     serving,
     shifted,
     slightly_other,
+    slow,
     truncated,
 )
 
@@ -125,6 +126,13 @@ def test_a_bad_version_is_stopped_by_the_gate_made_for_it(name, place, versions)
     assert serving(place) == {"7": 100} and clients.lost == []
     shown = release_page(record)
     assert "version 7 serves" in shown and record["reason"][1:60] in shown
+
+
+def test_a_slow_model_is_stopped_before_a_client_waits_for_it(place, versions):
+    clients, bundle = Clients(place), versions.make("slow", slow, golden=True)
+    record = quietly(place, bundle, versions, clients, rules={"latency_ms_at_most": 4.0})
+    assert (record["state"], record["stage"]) == ("rolled back", "try") and "latency of one row" in record["reason"]
+    assert serving(place) == {"7": 100} and clients.lost == []
 
 
 def test_a_bundle_with_one_byte_changed_is_refused_by_the_name_of_the_file(place, versions):

@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/probing.html.md"""
 # %% auto #0
 __all__ = ['SAME', 'ROOM', 'BROKEN', 'Check', 'read_golden', 'check_golden', 'probe_deployment']
 
-# %% ../../nbs/deployment/probing.ipynb #80cb147e
+# %% ../../nbs/deployment/probing.ipynb #1448bcaa
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import ask
+from .lookup import lookup_file, open_lookup
 from .state import EndpointError, read_endpoint
 from ..project import read_json
 
@@ -72,7 +73,7 @@ def _compare(found: list[list[float]], expected: list[list[float]], tolerance: f
     said = f"{len(found)} rows, off by {worst:.3g} at most ({tolerance:g} is borne)"
     return Check("golden rows", worst <= tolerance, said)
 
-# %% ../../nbs/deployment/probing.ipynb #bcaf5716
+# %% ../../nbs/deployment/probing.ipynb #2558fd24
 ROOM = 64 << 20  # Bytes that the disk must have free
 BROKEN: list[dict[str, Any]] = [{"no such column": None}]  # Must be refused by whatever model
 
@@ -85,7 +86,7 @@ def probe_deployment(
 ) -> list[Check]:
     "Try a deployment and what it depends on."
     bundle = place / read_endpoint(place)["deployments"][name]["bundle"] / "bundle"
-    checks = [_check_files(bundle), _check_room(place)]
+    checks = [_check_files(bundle), _check_room(place), *_check_lookup(place)]
     try:
         refused = ask(place, body=BROKEN, deployment=name)
         checks += check_golden(place, name, read_golden(bundle), most_ms, tolerance)
@@ -114,3 +115,14 @@ def _size(file: Path) -> int:
 def _check_room(place: Path) -> Check:
     free = shutil.disk_usage(place).free
     return Check("room on the disk", free > ROOM, f"{free >> 20:,} MiB free, {ROOM >> 20} at least")
+
+
+def _check_lookup(place: Path) -> list[Check]:
+    "Whether features can be looked up, where a workload's requests may carry keys."
+    workload = read_endpoint(place)["workload"]
+    file = lookup_file(place.parent.parent, workload)
+    if not workload or not file.exists():
+        return []
+    found = open_lookup(workload, file)
+    wrong = found.check() if found else ""
+    return [Check("online store", not wrong, wrong or f"it knows events until {found.store.horizon}")] if found else []
