@@ -29,14 +29,21 @@ from .look import plain
 from .notebooks import kit_files
 from .project import StepError, find_root, own_package, write_file
 
-# %% ../nbs/26_docs.ipynb #2d1cd8ff
+# %% ../nbs/26_docs.ipynb #8f00aa36
 SECTIONS = {  # {folder: (title, what a reader finds there)}
     "tutorial": ("Tutorial", "Begin here: your first hour, step by step."),
     "howto": ("How-to guides", "One task each, for those who know what they want."),
     "explanation": ("Explanation", "Why it is built as it is."),
     "reference": ("Reference", "Every notebook, command and setting."),
 }
-ROOMS = {"": "Spine", "start": "A new project", "dataops": "DataOps", "training": "Training", "workloads": "Workloads"}
+ROOMS = {
+    "": "Spine",
+    "start": "A new project",
+    "dataops": "DataOps",
+    "training": "Training",
+    "deployment": "Deployment",
+    "workloads": "Workloads",
+}
 EXTRA = ("reference/commands.md", "reference/settings.md", *(f"{folder}/index.md" for folder in SECTIONS))
 
 

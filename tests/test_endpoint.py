@@ -307,13 +307,13 @@ def test_a_killed_supervisor_is_succeeded_and_nobody_notices(place):
 def test_all_killed_at_once_are_started_again_as_they_were(place):
     port = read_endpoint(place)["port"]
     kill_all(place)
-    assert endpoint_status(place)["state"] == "killed"
+    assert until(lambda: endpoint_status(place)["state"] == "killed")  # A lock ends a moment after its holder
     start_endpoint(place)
     await_ready(place, "blue")
     assert read_endpoint(place)["port"] == port and score(place).status == 200
-    found = len(processes_of(place))
+    found = [mark_of(place, role) for role in ("supervisor", "front")]
     start_endpoint(place)
-    assert len(processes_of(place)) == found  # One that runs goes on
+    assert [mark_of(place, role) for role in ("supervisor", "front")] == found  # One that runs goes on
 
 
 def test_a_bundle_that_does_not_start_is_out_and_says_why(place, tmp_path):
@@ -333,7 +333,7 @@ def test_a_bundle_that_does_not_start_is_out_and_says_why(place, tmp_path):
 
 def test_a_state_that_cannot_be_read_changes_nothing(place):
     whole = (place / "endpoint.json").read_bytes()
-    (place / "endpoint.json").write_bytes(whole[:50])
+    write_file(place / "endpoint.json", whole[:50])
     try:
         time.sleep(0.3)
         with connect(place, whole) as line:
@@ -368,6 +368,16 @@ def test_stop_finishes_and_leaves_nobody(place):
         stop_endpoint(place)
     assert {*client.codes} <= {200, 0} and client.codes[200]  # Nobody got an error; later ones met a closed door
     assert not processes_of(place) and endpoint_status(place)["state"] == "stopped"
+
+
+def test_what_keeps_an_endpoint_from_starting_is_said(tmp_path):
+    place = new_endpoint(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with change_endpoint(place) as state:
+            state["port"] = taken.getsockname()[1]
+        with pytest.raises(EndpointError, match=r"cannot listen: Address already in use.*Set `port` in \[deploy\]"):
+            start_endpoint(place)
+    assert not processes_of(place)
 
 
 def test_nothing_outlives_a_folder_that_was_removed(tmp_path):
@@ -536,7 +546,7 @@ def test_workers_do_not_outlive_everybody_else(tmp_path):
 def test_random_kills_under_load_lose_no_request(place):
     chance = random.Random(0)
     with change_endpoint(place) as state:
-        state["limits"]["timeout"] = 20.0  # A supervisor needs seconds to start
+        state["limits"] |= {"timeout": 20.0, "concurrency": 1000}  # A supervisor needs seconds to start
     time.sleep(0.2)
     with load(place, rate=60) as client:
         for _ in range(15):

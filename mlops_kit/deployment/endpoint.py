@@ -30,7 +30,7 @@ from mlops_kit.deployment.state import (
     spawn_supervisor,
 )
 
-# %% ../../nbs/deployment/endpoint.ipynb #673c8265
+# %% ../../nbs/deployment/endpoint.ipynb #1e018f93
 PAUSE = 0.05  # Seconds between two looks
 
 
@@ -42,14 +42,15 @@ def start_endpoint(
     with change_endpoint(place) as state:
         state["wanted"] = RUNNING
     _await(lambda: not _stopping(place), seconds, "the endpoint does not finish to stop", place)
-    if not is_kept(place):
-        spawn_supervisor(place).wait(seconds)  # Its child goes on, as nobody's child
-    free = 0
+    started: list[Any] = []
+    alone = 0  # Looks in a row, after the start, at which nobody kept the endpoint
 
     def answers() -> bool:
-        nonlocal free
-        free = 0 if is_kept(place) else free + 1
-        if free > 20:
+        nonlocal alone
+        alone = 0 if is_kept(place) or not started else alone + 1
+        if not started and not is_kept(place):
+            started.append(spawn_supervisor(place).wait(seconds))  # Its child goes on, as nobody's child
+        if alone > 20:
             raise EndpointError(f"the endpoint does not start: {supervisor_words(place)}", str(place), _LOGS.format(""))
         return _answers(place)
 
