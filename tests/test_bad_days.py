@@ -239,7 +239,8 @@ HALF += b'{"dataframe_records": ['
 
 def logged(place: Path) -> list[dict]:
     """Read what the front wrote down about requests."""
-    return [json.loads(line) for line in (place / "logs/front.log").read_text().splitlines()]
+    file = place / "logs/front.log"  # It comes with the first request
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def count_code(place: Path, code: str) -> int:
