@@ -44,6 +44,8 @@ from mlops_kit.deployment.state import LIMITS, change_endpoint, read_endpoint
 
 RATE, LEAST = 125.0, 250  # Requests a second; requests of one day, at least
 
+pytestmark = pytest.mark.slow  # A minute and a half in all
+
 
 class Flights(threading.Thread):
     """Clients that ask for real flights at a steady rate, however long the answers take."""
@@ -172,7 +174,6 @@ def test_a_model_that_takes_its_process_down_with_clients_waiting(place, version
     assert record["stage"] == "canary 30%" and "ended by SIGSEGV" in record["reason"]
 
 
-@pytest.mark.slow
 def test_a_model_that_never_comes_to_an_end(place, versions):
     record = stopped(place, versions, endless, rules={"shadow": 0, "least_requests": 2000, "canary": [30, 100]})
     assert record["stage"] == "canary 30%" and "failed" in record["reason"]
