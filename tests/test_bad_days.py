@@ -253,7 +253,7 @@ def test_clients_that_send_half_a_body_and_wait(place):
     time.sleep(0.3)  # The front follows
     with flights(place) as clients:
         waiting = [connect(place, HALF) for _ in range(64)]  # As many as requests may be under way
-        said = [line.recv(4096) for line in waiting]
+        said = [b"".join(iter(lambda line=line: line.recv(4096), b"")) for line in waiting]  # Until it is closed
         for line in waiting:
             line.close()
     with change_endpoint(place) as state:
