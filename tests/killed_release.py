@@ -10,7 +10,7 @@ from typing import Any
 
 from released import QUICK, Clients
 
-from mlops_kit.deployment import rollout
+from mlops_kit.deployment import rollout, stages
 
 STEPS = ("save_record", "add_deployment", "set_traffic", "set_mirror", "remove_deployment")  # What takes effect
 
@@ -35,8 +35,8 @@ def killed_at(moment: int, step: Callable, moments: count) -> Callable:
 if __name__ == "__main__":
     place, bundle, trusted = map(Path, sys.argv[1:4])
     moments = count()
-    for name in STEPS:
-        setattr(rollout, name, killed_at(int(sys.argv[4]), getattr(rollout, name), moments))
+    for module, name in ((module, name) for module in (rollout, stages) for name in STEPS if hasattr(module, name)):
+        setattr(module, name, killed_at(int(sys.argv[4]), getattr(module, name), moments))
     if sys.argv[2] == "-":
         rollout.roll_back(place, "Ada", "a test")
     else:

@@ -130,7 +130,7 @@ def test_a_bad_version_is_stopped_by_the_gate_made_for_it(name, place, versions)
 
 def test_a_slow_model_is_stopped_before_a_client_waits_for_it(place, versions):
     clients, bundle = Clients(place), versions.make("slow", slow, golden=True)
-    record = quietly(place, bundle, versions, clients, rules={"latency_ms_at_most": 4.0})
+    record = quietly(place, bundle, versions, clients, rules={"latency_ms_at_most": 1.0})
     assert (record["state"], record["stage"]) == ("rolled back", "try") and "latency of one row" in record["reason"]
     assert serving(place) == {"7": 100} and clients.lost == []
 
