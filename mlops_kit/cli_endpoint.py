@@ -121,7 +121,7 @@ def status_text(
     again = ": type mlops-kit endpoint start" if told["state"] != "running" else f" at {told['uri']}"
     return "\n".join([f"endpoint {told['name']} is {told['state']}{again}", *(lines if len(rows) > 1 else [])])
 
-# %% ../nbs/16_cli_endpoint.ipynb #16537925
+# %% ../nbs/16_cli_endpoint.ipynb #514c9f44
 @endpoint.command()
 def logs(
     deployment: Annotated[str, typer.Argument(help="Deployment; by default the front, a line a request.")] = "front",
@@ -129,6 +129,7 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", help="Go on as they come.")] = False,
     name: Annotated[str, typer.Option("--name", help="Endpoint; the only one by default.")] = "",
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what an endpoint logs: JSON lines of the front, or the words of a deployment's workers.
 
@@ -139,7 +140,8 @@ def logs(
     if not file.exists():
         known = sorted(log.stem for log in file.parent.glob("*.log"))
         raise SettingsError(f"there are no logs of `{deployment}`", str(file.parent), nearest(deployment, known))
-    typer.echo("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+    found = file.read_text(errors="replace").splitlines()[-lines:]
+    show({"lines": found}, "\n".join(found), as_json)
     _follow(file) if follow else None
 
 
@@ -161,6 +163,7 @@ def keys(
     rotate: Annotated[str, typer.Option(help="Make a key anew: primary or secondary.")] = "",
     secondary: Annotated[bool, typer.Option("--secondary", help="Print the second key.")] = False,
     env: Env = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print a key of an endpoint, for a client on this machine; or make it anew, without a restart.
 
@@ -172,7 +175,9 @@ def keys(
     place = _place(name, env)
     if rotate:
         rotate_key(place, rotate)
-    typer.echo(read_keys(place)[rotate or ("secondary" if secondary else "primary")])
+    which = rotate or ("secondary" if secondary else "primary")
+    key = read_keys(place)[which]
+    show({"name": which, "key": key}, key, as_json)
 
 # %% ../nbs/16_cli_endpoint.ipynb #ac0a2002
 @endpoint.command("export-nginx")

@@ -301,7 +301,7 @@ RELEASE = """
 # Release
 > Change something outside, once.
 %%
-#| default_exp fit.release
+#| default_exp fit.hand_over
 %%
 from mlops_kit.steps import Effect, Input, Output, path
 %% parameters
@@ -320,21 +320,21 @@ with open(path("releases.txt"), "a") as file:
 
 
 def test_probes_and_effects(tmp_path):
-    project = Project(tmp_path / "toy").create({"outside": OUTSIDE, "watch": WATCH, "release": RELEASE})
-    project.settings(SETTINGS.replace('["total", "double", "make", "side"]', '["watch", "release"]'))
+    project = Project(tmp_path / "toy").create({"outside": OUTSIDE, "watch": WATCH, "hand_over": RELEASE})
+    project.settings(SETTINGS.replace('["total", "double", "make", "side"]', '["watch", "hand_over"]'))
     (project.root / "tide.json").write_text("1")
-    assert project.run().states == {"watch": "executed", "release": "executed"}
-    assert project.run().states == {"watch": "cached", "release": "cached"}, "its own effect is not news"
+    assert project.run().states == {"watch": "executed", "hand_over": "executed"}
+    assert project.run().states == {"watch": "cached", "hand_over": "cached"}, "its own effect is not news"
 
     (project.root / "released.json").write_text("99")  # Somebody else released something
     done = project.run()
-    assert done.states == {"watch": "cached", "release": "executed"}
-    assert done.steps["release"]["reason"] == "probe version has a new answer"
-    assert project.run().states == {"watch": "cached", "release": "cached"}
+    assert done.states == {"watch": "cached", "hand_over": "executed"}
+    assert done.steps["hand_over"]["reason"] == "probe version has a new answer"
+    assert project.run().states == {"watch": "cached", "hand_over": "cached"}
 
     (project.root / "tide.json").write_text("2")
     assert project.run("--dry-run").steps["watch"]["reason"] == "probe now has a new answer"
-    assert project.run().states == {"watch": "executed", "release": "executed"}
+    assert project.run().states == {"watch": "executed", "hand_over": "executed"}
     assert project.data("proof").read_text() == "2" and (project.root / "releases.txt").read_text() == "xxx"
     (project.root / "tide.json").write_text("1")
     assert project.run().states["watch"] == "cached", "the same answer has the same result"

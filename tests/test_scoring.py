@@ -1,6 +1,7 @@
 """The door and the fast path: ten thousand real flights are scored as the model scores them, whatever their form."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 from mlops_kit.deployment.forms import read_body
+from mlops_kit.deployment.onnx_trees import TOLERANCE, pack_trees
 from mlops_kit.deployment.schema import Refused, frame_as_rows
 from mlops_kit.deployment.scoring import BundleError, load_scorer
 from mlops_kit.training.calibration import fit_calibration
@@ -114,6 +116,37 @@ def test_ten_thousand_flights_are_scored_as_mlflow_scores_them(
     theirs = mlflow.pyfunc.load_model(str(place)).predict(rows.to_pandas()).to_numpy()
     scorer = load_scorer(place, unseen="missing")  # Some destinations are new
     assert np.array_equal(scorer.score(scorer.schema.check(frame_as_rows(rows))), theirs)
+
+
+def bundled(folder: Path, rows: pl.DataFrame, *words: str):
+    """A model as `packaged`, in a bundle that can be given ONNX."""
+    model, place = packaged(folder / "model", rows, *words)
+    golden = rows.tail(64).select(model.features)
+    (place / "golden.json").write_text(json.dumps({"rows": golden.to_dicts(), "expected": []}))
+    return model
+
+
+@pytest.mark.parametrize(("label", "family", "calibration"), CASES[1:5])
+def test_ten_thousand_flights_are_scored_by_onnx_as_by_the_model(flights, tmp_path, label, family, calibration):
+    """But for the seventh digit, which steps of an isotonic calibration can make a large one: it is left out."""
+    model = bundled(tmp_path, flights, label, family, "none" if calibration == "isotonic" else calibration)
+    assert pack_trees(tmp_path) < TOLERANCE
+    scorer, rows = load_scorer(tmp_path, unseen="missing", onnx=True), flights.tail(10_000).select(PLAIN)
+    expected = predict(model, rows).reshape(len(rows), -1)
+    off = np.abs(scorer.score(scorer.schema.check(frame_as_rows(rows))) - expected).max()
+    assert 0 < off < TOLERANCE * (1 if model.classes else np.ptp(expected))
+
+
+def test_onnx_is_refused_where_32_bits_do_not_tell_values_apart(flights, tmp_path):
+    """Distances differ in the tenth digit only, and decide: ONNX Runtime would answer otherwise."""
+    close = (1 + pl.col("hour") * 1e-10).alias("distance")
+    rows = flights.with_columns(close, late=pl.col("hour") > 13)
+    bundled(tmp_path, rows, "late")
+    with pytest.raises(BundleError, match="answers otherwise than the model"):
+        pack_trees(tmp_path)
+    assert not (tmp_path / "onnx").exists()
+    with pytest.raises(BundleError, match="holds no ONNX"):
+        load_scorer(tmp_path, onnx=True)
 
 
 def test_a_bundle_without_a_signature_is_not_loaded(flights, tmp_path):
@@ -223,6 +256,8 @@ def test_whatever_is_sent_is_scored_as_a_table_would_be_or_refused(flights, tmp_
         (b'{"dataframe_split": {"columns": [], "data": []}}', 422),
         ('{"carrier": "\ud800"}'.encode("utf-8", "surrogatepass"), 400),
         (b'{"distance": ' + b"9" * 5000 + b"}", 400),
+        (b'{"inputs": [[' + b"[" * 1000 + b"]" * 1000 + b"]]}", 422),
+        (b"[" + b"[" * 1000 + b"]" * 1000 + b", 1]", 400),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(flights, tmp_path, body, status):
@@ -230,3 +265,40 @@ def test_a_body_that_is_no_request_is_refused(flights, tmp_path, body, status):
     with pytest.raises(Refused) as refused:
         load_scorer(place).schema.check(read_body(body))
     assert refused.value.status in (status, 422) and refused.value.body()["error"]
+
+
+MANY = 60_000  # Half a megabyte to a whole one
+HOSTILE = {
+    "a column sixty thousand times": {"dataframe_split": {"columns": ["a"] * MANY, "data": [[1] * MANY]}},
+    "sixty thousand columns": {f"a{number}": 1 for number in range(MANY)},
+    "records without a common column": [{f"a{number}": 1} for number in range(MANY // 10)],
+    "columns without a common length": {
+        "inputs": {f"a{number}": [] for number in range(MANY // 10)} | {"b": [1] * MANY}
+    },
+    "a name of half a megabyte": [{"a" * 500_000: 1}],
+    "a key of half a megabyte": {"input_data": {"columns": ["a"], "data": [[1]], "a" * 500_000: 1}},
+    "a value of half a megabyte": [{**dict.fromkeys(PLAIN, 1), "carrier": "a" * 500_000}],
+    "a value nested a thousand times": [{**dict.fromkeys(PLAIN, 1), "distance": json.loads("[" * 900 + "]" * 900)}],
+    "sixty thousand wrong values": [{name: [] for name in PLAIN}] * (MANY // len(PLAIN)),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_body_is_refused_in_few_words(flights, tmp_path, content):
+    """What costs a client a megabyte costs a worker no gigabyte, no minute, and no long answer."""
+    _, place = packaged(tmp_path, flights, "late", "constant")
+    with pytest.raises(Refused) as refused:
+        load_scorer(place).schema.check(read_body(json.dumps(content).encode()))
+    assert refused.value.status in (400, 422) and len(orjson.dumps(refused.value.body())) < 5000
+
+
+def test_a_frame_with_nan_is_refused_like_null(flights, tmp_path):
+    """In a column that must be there; elsewhere it is a missing value, as in training."""
+    rows = flights.drop_nulls("temp").with_columns(pl.col("wind_gust").fill_null(math.nan))
+    model, place = packaged(tmp_path, rows, "late")
+    scorer, good = load_scorer(place, unseen="missing"), rows.tail(500).select(PLAIN)
+    assert scorer.schema.rules[PLAIN.index("temp")].required and good["wind_gust"].is_nan().any()
+    assert np.array_equal(scorer.score(scorer.schema.check(frame_as_rows(good))), predict(model, good))
+    with pytest.raises(Refused, match="500 values are refused") as refused:
+        scorer.schema.check(frame_as_rows(good.with_columns(temp=pl.lit(math.nan))))
+    assert {(told["column"], told["rule"]) for told in refused.value.errors} == {("temp", "required")}

@@ -7,15 +7,15 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/forms.html.md"""
 # %% auto #0
 __all__ = ['FORMS', 'read_rows', 'read_body']
 
-# %% ../../nbs/deployment/forms.ipynb #b8c86b09
+# %% ../../nbs/deployment/forms.ipynb #e14394e9
 from typing import Any
 
 import orjson
 
-from .schema import MISSING, Refused, Rows, fault, records_as_rows
+from .schema import MISSING, Refused, Rows, check_marks, fault, records_as_rows, shorten
 from ..project import nearest
 
-# %% ../../nbs/deployment/forms.ipynb #3f750e46
+# %% ../../nbs/deployment/forms.ipynb #56debcd6
 def _read_split(content: dict, form: str) -> Rows:
     names, values = content.get("columns"), content.get("data")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -23,7 +23,7 @@ def _read_split(content: dict, form: str) -> Rows:
     if not (isinstance(values, list) and all(isinstance(row, list) for row in values)):
         raise _unfit(f"`{form}` has no rows", "a list of lists in `data`", values)
     if other := content.keys() - {"columns", "data", "index"}:
-        raise _unfit(f"`{form}` has a key `{min(other)}`", "columns, data and index", min(other))
+        raise _unfit(f"`{form}` has a key `{shorten(min(other))}`", "columns, data and index", min(other))
     index = content.get("index")
     if index is not None and not (isinstance(index, list) and len(index) == len(values)):
         raise _unfit("the index does not fit the rows", f"{len(values)} entries", index)
@@ -33,7 +33,7 @@ def _read_split(content: dict, form: str) -> Rows:
 def _unfit(what: str, expected: str, received: Any) -> Refused:
     return Refused(what, [fault("form", expected, received)], 400)
 
-# %% ../../nbs/deployment/forms.ipynb #b8b48c83
+# %% ../../nbs/deployment/forms.ipynb #86c4f78e
 def _read_list(content: list) -> Rows:
     if content and all(isinstance(row, list) for row in content):
         return Rows(None, content)
@@ -43,7 +43,9 @@ def _read_list(content: list) -> Rows:
 def _read_columns(content: dict) -> Rows:
     if not all(isinstance(column, list) for column in content.values()):
         return records_as_rows([content])
-    rows = max(map(len, content.values()), default=0)
+    lengths = [*map(len, content.values())]
+    rows = max(lengths, default=0)
+    check_marks(len(lengths), rows, sum(lengths))
     padded = [column + [MISSING] * (rows - len(column)) for column in content.values()]
     return Rows([*content], [list(row) for row in zip(*padded, strict=True)])
 

@@ -109,7 +109,7 @@ def find_route(
         raise Refusal(405, "wrong_method", f"Use {known}.", [(b"allow", known.encode())])
     return route
 
-# %% ../../nbs/deployment/front.ipynb #b5196107
+# %% ../../nbs/deployment/front.ipynb #d6778038
 READING = 16  # Bodies that may be read at a time, for each request that may be scored at a time
 BUSY = [(b"retry-after", b"1")]
 
@@ -140,7 +140,8 @@ class Front:
         digests = {name: deployment["digest"] for name, deployment in known.items()}
         anew = {name for name, digest in digests.items() if self.digests.get(name, digest) != digest}
         bounds = {name: deployment.get("score_bounds") or [] for name, deployment in known.items()}
-        self.relay.timeout, self.digests = state["limits"]["timeout"], digests
+        self.relay.timeout, self.relay.most = state["limits"]["timeout"], state["limits"]["concurrency"]
+        self.digests = digests
         self.relay.update(make_table(state, self.watched.live), bounds, anew)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

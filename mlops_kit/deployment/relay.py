@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/relay.html.md"""
 # %% auto #0
 __all__ = ['KEPT_OPEN', 'MOST_MIRRORED', 'BROKEN', 'LEAST', 'WAIT', 'Answer', 'Lines', 'Mirror', 'not_ready', 'Relay']
 
-# %% ../../nbs/deployment/relay.ipynb #109c8cb4
+# %% ../../nbs/deployment/relay.ipynb #787c3451
 import asyncio
 import random
 import time
@@ -20,7 +20,7 @@ import orjson
 
 from .counters import Counts, Histogram, Shadow, compare_answers
 from .door import Refusal
-from .routing import Health, Table, Target, choose
+from .routing import Health, Table, Target, choose, full_ones
 
 # %% ../../nbs/deployment/relay.ipynb #46a01849
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Mirror:
         except (*BROKEN, ValueError, LookupError, TypeError):
             shadow.errors += 1
 
-# %% ../../nbs/deployment/relay.ipynb #c588609e
+# %% ../../nbs/deployment/relay.ipynb #e5048711
 LEAST = 0.05  # Seconds that any attempt gets
 WAIT = 0.1  # Seconds until a deployment that could not be reached is tried again
 
@@ -145,6 +145,7 @@ class Relay:
 
     table: Table
     timeout: float = 10.0  # Seconds for a request, all attempts together
+    most: int = 64  # Requests at a time
     lines: Lines = field(default_factory=Lines)
     mirror: Mirror = field(init=False)
     health: dict[str, Health] = field(default_factory=dict)
@@ -180,7 +181,9 @@ class Relay:
             return [self.table.targets[pinned]]
         if not self.table.hopeful:
             raise not_ready()
-        return choose(self.table, self.health, random.random(), time.monotonic())
+        busy = {name: self.counts[name].in_flight for name in self.table.shares if name in self.counts}
+        full = full_ones(self.table.shares, busy, self.most)
+        return choose(self.table, self.health, random.random(), time.monotonic(), full)
 
     async def answer(
         self,

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/worker.html.md"""
 __all__ = ['FAILED', 'NO_NUMBER', 'EXPIRED', 'MOST_BYTES', 'PATIENCE', 'START_SECONDS', 'ORPHANED', 'Worker', 'warm_up',
            'load_worker', 'serve_worker']
 
-# %% ../../nbs/deployment/worker.ipynb #53f47536
+# %% ../../nbs/deployment/worker.ipynb #2693b803
 import contextlib
 import gc
 import math
@@ -26,14 +26,14 @@ from .bundle import check_bundle
 from .collector import Collector
 from .door import Headers, read_request, respond, serve
 from .forms import read_body
-from .schema import Refused, Rows
+from .schema import Refused, Rows, rows_as_keys
 from .scoring import load_scorer
 from .signing import verify_bundle
 from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json
 
-# %% ../../nbs/deployment/worker.ipynb #3accef2b
+# %% ../../nbs/deployment/worker.ipynb #671b8bf8
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -56,7 +56,7 @@ class Worker:
         rows = read_body(body)
         if self.lookup is None or rows.names is None or {*rows.names} != {*self.lookup.keys}:
             return rows
-        names, keys = self.scorer.schema.names, [dict(zip(rows.names, row, strict=True)) for row in rows.values]
+        names, keys = self.scorer.schema.names, rows_as_keys(rows)
         found = [self.lookup.features(key, number) for number, key in enumerate(keys)]
         return Rows(names, [[features[name] for name in names] for features in found])
 

@@ -33,7 +33,7 @@ def _kind(column: pl.Series) -> str:
 
 
 def _column(column: pl.Series, meaning: str) -> dict[str, Any]:
-    required = not column.null_count()
+    required = not (column.fill_nan(None) if column.dtype.is_float() else column).null_count()
     return {"name": column.name, "type": _kind(column), "required": required, "meaning": meaning}
 
 # %% ../../nbs/training/register.ipynb #2e457f30
@@ -47,7 +47,8 @@ def signature(
     answers = {str(value): f"Probability of {model.label} = {value}" for value in model.classes}
     answers = answers or {model.label: f"Predicted {model.label}"}
     outputs = [{"name": name, "type": "double", "meaning": meaning} for name, meaning in answers.items()]
-    return {"inputs": inputs, "outputs": outputs, "example": gold.select(model.features).head(1).to_dicts()}
+    example = gold.select(model.features).head(1).with_columns(pl.selectors.float().fill_nan(None)).to_dicts()
+    return {"inputs": inputs, "outputs": outputs, "example": example}
 
 # %% ../../nbs/training/register.ipynb #1c97ab58
 EXAMPLE = "input_example.json"
