@@ -10,12 +10,16 @@ from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
+from endpoint_fixture import kill_all, new_endpoint, write_bundle
 
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.state import FileState, MemoryState, StateStore
 from mlops_kit.dataops.totals import list_logs
-from mlops_kit.deployment.lookup import FeatureStore, KeyLookup, Lookup, feed, take
+from mlops_kit.deployment.client import ask
+from mlops_kit.deployment.endpoint import await_ready, start_endpoint, stop_endpoint
+from mlops_kit.deployment.lookup import FeatureStore, KeyLookup, Lookup, feed, lookup_file, lookup_place, take
 from mlops_kit.deployment.schema import Refused
+from mlops_kit.deployment.state import add_deployment, set_traffic
 from mlops_kit.steps import read_tables
 from mlops_kit.workloads.flights_features import build_features, build_schedule, key, views
 from mlops_kit.workloads.flights_online import online
@@ -279,6 +283,29 @@ def test_a_request_by_keys_is_answered_as_the_features_are(sample, tmp_path):
     status, body, _ = worker.answer(json.dumps([keys[0], keys[1] | {"flight": 1}]).encode(), "x")
     told = json.loads(body)["errors"]
     assert status == 422 and [(one["row"], one["rule"]) for one in told] == [(1, "key")]
+
+
+def test_an_endpoint_answers_by_keys_and_learns_what_is_fed_meanwhile(sample, tmp_path):
+    silver, gold = sample
+    begin, end = datetime(2013, 11, 20), datetime(2013, 11, 22)
+    row = gold.filter(pl.col("as_of").is_between(end - timedelta(hours=20), end)).tail(1)
+    place = new_endpoint(tmp_path, workload="flights", options={"unseen": "missing"})
+    store = FeatureStore(online, lookup_file(online, lookup_place(tmp_path, "flights")))
+    feed(store, silver, begin)
+    add_deployment(place, "blue", write_bundle(tmp_path, "1"))
+    set_traffic(place, {"blue": 100})
+    asked = row.select(online.keys).with_columns(pl.col("departure").dt.to_string("iso:strict")).to_dicts()
+    try:
+        start_endpoint(place)
+        await_ready(place, "blue", 60)
+        told = ask(place, body=asked)
+        assert told.status == 422 and told.content["errors"][0]["rule"] == "stale"
+        feed(store, silver, end)
+        by_keys, by_features = ask(place, body=asked), ask(place, body=row.select(online.features).to_dicts())
+        assert by_keys.status == 200 and by_keys.content == by_features.content
+    finally:
+        stop_endpoint(place)
+        kill_all(place)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..project import StoreError, nearest, read_json, write_file
+from ..project import ROOT_VARIABLE, SettingsError, StoreError, find_root, nearest, read_json, write_file
 from ..steps import RECORDS_VARIABLE, SECRETS_VARIABLE, TASK_VARIABLE
 from ..store import locked, writing
 
@@ -262,15 +262,24 @@ def spawn_supervisor(
             stdout=log,
             stderr=log,
             cwd=place,
-            env={**_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            env={**_environment(place), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
             pass_fds=[listens] if listens >= 0 else [],
             start_new_session=True,
         )
 
 
-def _environment() -> dict[str, str]:
+def _environment(place: Path) -> dict[str, str]:
     "What a step of a run is told is not the endpoint's: the run ends every process that it told it to."
-    return {name: value for name, value in os.environ.items() if name not in STEP_VARIABLES}
+    kept = {name: value for name, value in os.environ.items() if name not in STEP_VARIABLES}
+    return {ROOT_VARIABLE: _project_of(place), **kept}
+
+
+def _project_of(place: Path) -> str:
+    "Folder of the project that an endpoint belongs to: a home may lie outside of it."
+    for start in (place, Path.cwd()):
+        with contextlib.suppress(SettingsError):
+            return str(find_root(start))
+    return ""
 
 # %% ../../nbs/deployment/state.ipynb #c05e9529
 LOCK = "supervisor.lock"
