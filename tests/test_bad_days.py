@@ -8,6 +8,8 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -159,11 +161,13 @@ def test_blue_to_green_and_back_fails_no_request(place, versions):
     assert not clients.lost and clients.versions == {"7", "8"} and clients.answers[-1][1] == "7"
 
 
+@pytest.mark.slow
 def test_a_bundle_that_crashes_on_load(place, versions):
     record = stopped(place, versions, truncated, golden=False)
     assert record["stage"] == "start" and re.search("ended (by|with)", record["reason"])
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_its_process_down_with_some_flights(place, versions):
     record = stopped(place, versions, deadly, rules={"shadow": 2000})
     assert record["stage"] == "shadow" and "ended by SIGSEGV" in record["reason"]
@@ -179,6 +183,7 @@ def test_a_model_that_never_comes_to_an_end(place, versions):
     assert record["stage"] == "canary 30%" and "failed" in record["reason"]
 
 
+@pytest.mark.slow
 def test_a_slow_model(place, versions):
     slow = {"shadow": 0, "latency_ms_at_most": 250.0, "latency_ratio_at_most": 2.0}
     record = stopped(place, versions, idle_trees, rules=slow, together=20)
@@ -190,12 +195,18 @@ def test_a_model_that_answers_with_no_number(place, versions):
     assert record["stage"] == "canary 30%" and "no number" in record["reason"]
 
 
+@pytest.mark.slow
 def test_predictions_shifted_by_a_fifth(place, versions):
     record = stopped(place, versions, shifted, rules={"shadow": 0, "least_requests": 400})
     assert record["stage"] == "canary 30%" and "scores" in record["reason"]
 
 
-@pytest.mark.parametrize("file", ["bundle/model/model.txt", "bundle/manifest.json", "bundle.sig"])
+def slow(*values: object) -> list:
+    """Mark values of a parameter."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("file", ["bundle/model/model.txt", *slow("bundle/manifest.json", "bundle.sig")])
 def test_a_bundle_with_one_byte_changed(file, place, versions):
     changed = versions.make("8", slightly_other) / file
     whole = changed.read_bytes()
@@ -264,7 +275,7 @@ def test_clients_that_send_half_a_body_and_wait(place):
     assert until(lambda: count_code(place, "too_slow") == before + 64), "the log names the cause"
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /sc", HALF])
+@pytest.mark.parametrize("sent", [HALF, *slow(b"", b"POST /sc")])
 def test_two_hundred_connections_that_are_held(sent, place):
     with flights(place) as clients:
         held = [connect(place, sent) for _ in range(200)]
@@ -285,3 +296,25 @@ def test_a_wrong_key(place):
     assert until(lambda: count_code(place, "wrong_key") == answered + refused), "the log names the cause"
     errors = [told["deployments"][champion(place)]["errors"] for told in (before, after)]
     assert errors[0] == errors[1], "a stranger's request is no error of the model"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(tmp_path):
+    home, script = tmp_path / "home", Path(__file__).parent / "full_disk.py"
+    home.mkdir()
+    (tmp_path / "versions").mkdir()
+    own_disk = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=100m none "$0" && exec "$@"', str(home)]
+    if subprocess.run([*own_disk, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here, so that none can be filled")
+    done = subprocess.run(
+        [*own_disk, sys.executable, script, home, tmp_path / "versions"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert not seen["lost"] and seen["serving"] == {"7": 100} and seen["answers"] > LEAST, seen["lost"]
+    assert "No space left on device" in seen["release"] and "Free space" in seen["release"]
+    assert "the disk is full" in seen["status"] and "not collected" in seen["status"], seen["status"]
+    assert "not_collected" in seen["log"] and "No space left on device" in seen["log"]
+    told = seen["collected"]
+    assert told["dropped"] and told["accepted"] == told["written"] + told["dropped"] + told["lost"]
+    assert told["requests"] == told["written"] > 150 and not told["broken"], "it is collected again"

@@ -8,9 +8,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/endpoint.html.md"""
 __all__ = ['PAUSE', 'start_endpoint', 'supervisor_words', 'stop_endpoint', 'list_processes', 'await_ready', 'read_evidence',
            'endpoint_status', 'scoring_uri']
 
-# %% ../../nbs/deployment/endpoint.ipynb #e728bcd6
+# %% ../../nbs/deployment/endpoint.ipynb #1db40e39
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import ask
+from .collector_disk import read_counters
 from mlops_kit.deployment.state import (
     RUNNING,
     STOPPED,
@@ -120,7 +122,7 @@ def list_processes(
     workers = [mark for told in live.get("deployments", {}).values() for mark in told["workers"]]
     return [mark for mark in (live.get("supervisor"), live.get("front"), *workers) if mark and mark.get("pid")]
 
-# %% ../../nbs/deployment/endpoint.ipynb #868ae769
+# %% ../../nbs/deployment/endpoint.ipynb #ae546264
 def await_ready(
     place: Path,  # Folder of the endpoint
     name: str,  # Deployment
@@ -177,10 +179,17 @@ def endpoint_status(
             "version": known.get("version", ""),
             "workers": known["workers"],
             **_now(live.get("deployments", {}).get(name, {}) if alive else {}),
+            "not_collected": _not_collected(place, name),
         }
         for name, known in state["deployments"].items()
     }
-    return {"name": place.name, "state": how, "uri": scoring_uri(state), "deployments": deployments}
+    told = {"name": place.name, "state": how, "uri": scoring_uri(state), "deployments": deployments}
+    return told | {"free_mib": shutil.disk_usage(place).free >> 20}
+
+
+def _not_collected(place: Path, name: str) -> int:
+    counted = read_counters(place / "collected" / place.name / name)
+    return counted["dropped"] + counted["lost"]
 
 
 def _now(told: dict[str, Any]) -> dict[str, Any]:
