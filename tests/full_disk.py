@@ -16,7 +16,6 @@ from test_bad_days import Flights, champion, flights, released
 from mlops_kit.cli_endpoint import status_text
 from mlops_kit.deployment.collected import read_collected
 from mlops_kit.deployment.endpoint import endpoint_status
-from mlops_kit.deployment.state import LIMITS, change_endpoint
 from mlops_kit.project import KitError
 
 
@@ -53,8 +52,6 @@ def main(home: Path, folder: Path) -> dict:
     versions = Versions(folder)
     versions.make("8", slightly_other)
     with endpoint(home, versions.trusted) as place:
-        with change_endpoint(place) as state:
-            state["limits"] = LIMITS
         assert released(place, versions, versions.make("7"))["state"] == "promoted"
         with flights(place) as clients:
             with full(home):

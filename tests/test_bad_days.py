@@ -1,7 +1,7 @@
 """Bad days of an endpoint, under a steady load of real flights: the champion serves on, and the cause is told.
 
 Every request of the load should be answered; one that is not fails the test. The bundles are bad by real means and
-signed as any other. What an endpoint is told to be is what settings give a new one: one worker, the default limits.
+signed as any other. Every deployment has one worker, and what is to be limited has the limits that settings give.
 """
 
 import asyncio
@@ -45,6 +45,7 @@ from mlops_kit.deployment.rollout import release, roll_back
 from mlops_kit.deployment.state import LIMITS, change_endpoint, read_endpoint
 
 RATE, LEAST = 125.0, 250  # Requests a second; requests of one day, at least
+LATE = 0.1  # Seconds that are caught up with
 
 pytestmark = pytest.mark.slow  # A minute and a half in all
 
@@ -64,14 +65,16 @@ class Flights(threading.Thread):
         asyncio.run(self.send())
 
     async def send(self) -> None:
-        began, tasks = time.monotonic(), []
+        due, tasks = time.monotonic(), []
         line, most = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(headers=self.headers, connector=line, timeout=most) as session:
             for body in cycle(self.bodies):
                 if self.enough.is_set():
                     break
                 tasks.append(asyncio.create_task(self.ask(session, body)))
-                await asyncio.sleep(began + len(tasks) / RATE - time.monotonic())
+                due += 1 / RATE
+                due = max(due, time.monotonic() - LATE)  # A client that was held up itself sends no burst
+                await asyncio.sleep(due - time.monotonic())
             await asyncio.gather(*tasks)
 
     async def ask(self, session: aiohttp.ClientSession, body: bytes) -> None:
@@ -105,6 +108,23 @@ def flights(place: Path, **how) -> Iterator[Flights]:
         clients.join(60)
 
 
+@contextmanager
+def limited(place: Path, **limits) -> Iterator[None]:
+    """Let an endpoint have the limits that settings give, or others, while the block runs."""
+
+    def change(found: dict) -> dict:
+        with change_endpoint(place) as state:
+            before, state["limits"] = state["limits"], found
+        time.sleep(0.3)  # The front follows
+        return before
+
+    before = change(LIMITS | limits)
+    try:
+        yield
+    finally:
+        change(before)
+
+
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory) -> Versions:
     return Versions(tmp_path_factory.mktemp("versions"))
@@ -112,10 +132,8 @@ def versions(tmp_path_factory) -> Versions:
 
 @pytest.fixture(scope="module")
 def serves(versions, tmp_path_factory) -> Iterator[Path]:
-    """An endpoint that serves version 7, with the limits that settings give."""
+    """An endpoint that serves version 7."""
     with endpoint(tmp_path_factory.mktemp("home"), versions.trusted) as place:
-        with change_endpoint(place) as state:
-            state["limits"] = LIMITS
         assert released(place, versions, versions.make("7"))["state"] == "promoted"
         yield place
 
@@ -179,7 +197,8 @@ def test_a_model_that_takes_its_process_down_with_clients_waiting(place, version
 
 
 def test_a_model_that_never_comes_to_an_end(place, versions):
-    record = stopped(place, versions, endless, rules={"shadow": 0, "least_requests": 2000, "canary": [30, 100]})
+    with limited(place):
+        record = stopped(place, versions, endless, rules={"shadow": 0, "least_requests": 2000})
     assert record["stage"] == "canary 30%" and "failed" in record["reason"]
 
 
@@ -261,16 +280,11 @@ def count_code(place: Path, code: str) -> int:
 
 def test_clients_that_send_half_a_body_and_wait(place):
     before = count_code(place, "too_slow")
-    with change_endpoint(place) as state:
-        state["limits"] = LIMITS | {"timeout": 2.0}
-    time.sleep(0.3)  # The front follows
-    with flights(place) as clients:
+    with limited(place, timeout=2.0), flights(place) as clients:
         waiting = [connect(place, HALF) for _ in range(64)]  # As many as requests may be under way
         said = [b"".join(iter(lambda line=line: line.recv(4096), b"")) for line in waiting]  # Until it is closed
         for line in waiting:
             line.close()
-    with change_endpoint(place) as state:
-        state["limits"] = LIMITS
     assert all(b" 408 " in words and b"not there after 2 s" in words for words in said) and not clients.lost
     assert until(lambda: count_code(place, "too_slow") == before + 64), "the log names the cause"
 
