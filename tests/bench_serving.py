@@ -1,6 +1,7 @@
 """Speed of the whole endpoint against other servers: python tests/bench_serving.py [rounds, 3].
 
-The same model, the sample's, and the same rows: one, and a hundred. Every server has one worker process; ours has its
+The same model, the sample's, and the same rows: one as a record, and a hundred without repeating names, in the form
+that a server has for it. Every server has one worker process; ours has its
 front, the schema at the door and the collector beside it. Servers are started one after the other, left running, and
 asked in turns, so that what else happens on the machine meets all of them; medians over the rounds are compared. The
 client is one small process with bare sockets for all. Memory is that of a server's processes, shared pages divided.
@@ -80,8 +81,10 @@ def write_bodies(folder: Path, golden: dict) -> dict[str, dict[int, Path]]:
             kind = kinds[column["type"]]
             about = {"parameters": {"content_type": "str"}} if kind == "BYTES" else {}
             inputs.append({"name": column["name"], "shape": [number, 1], "datatype": kind, "data": values, **about})
+        names = [column["name"] for column in described]
+        split = {"columns": names, "data": [[row[name] for name in names] for row in rows[:number]]}
         texts = {
-            "records": {"dataframe_records": rows[:number]},
+            "records": {"dataframe_records": rows[:1]} if number == 1 else {"dataframe_split": split},
             "v2": {"parameters": {"content_type": "pd"}, "inputs": inputs},
         }
         for name, text in texts.items():
