@@ -351,5 +351,8 @@ def test_the_command_scores_a_registered_version(gold, tmp_path):
     (kept,) = (root / "runs" / "dev" / "bundles").glob("[0-9a-f]*")
     with open(kept / "bundle" / "model" / "model.txt", "a") as stream:
         stream.write(" ")
+    assert json.loads(score("rows.csv", "--version", "1").stdout)["scored"] == 40  # The copy was made anew
+    with open(next((root / "runs").glob("**/registry/**/model.txt")), "a") as stream:
+        stream.write(" ")
     done = score("rows.csv", "--version", "1")
-    assert done.returncode == 2 and "model.txt was changed" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "not the one that was registered" in done.stderr and "Traceback" not in done.stderr

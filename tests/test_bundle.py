@@ -204,7 +204,7 @@ def test_the_dockerfile_passes_its_linter(built):
     done = subprocess.run([hadolint, built / "bundle/Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     text = (built / "bundle/Dockerfile").read_text()
-    assert "USER 1000" in text and "--require-hashes" in text
+    assert "USER 1000" in text and "--no-deps --require-hashes" in text
 
 
 def test_the_library_of_the_signature_accepts_and_refuses_what_we_do(bundle):

@@ -123,7 +123,7 @@ def test_hadolint_finds_nothing(file, tmp_path):
 def test_the_image_has_two_stages_and_no_root(file):
     text = file.read_text()
     assert len(re.findall(r"^FROM ", text, re.M)) == 2 and re.findall(r"^USER (\w+)", text, re.M)[-1] == "1000"
-    assert "--require-hashes" in text
+    assert "--no-deps --require-hashes" in text  # A lock is whole, and pip resolves nothing anew
 
 
 def test_the_dev_container_names_its_ports(tmp_path):
