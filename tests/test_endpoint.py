@@ -488,6 +488,11 @@ def test_one_trace_shows_client_front_and_worker(tmp_path, monkeypatch):
         receiver.shutdown()
 
 
+def out(place: Path, name: str) -> str:
+    """Say why a deployment is out."""
+    return endpoint_status(place)["deployments"][name]["ejected"]
+
+
 @pytest.mark.slow
 def test_a_probe_takes_a_deployment_out_and_lets_it_in_again(tmp_path):
     place = new_endpoint(tmp_path, probe_seconds=0.5)
@@ -500,11 +505,17 @@ def test_a_probe_takes_a_deployment_out_and_lets_it_in_again(tmp_path):
             await_ready(place, name)
         (worker,) = pids(place, "green")
         os.kill(worker, signal.SIGSTOP)  # It lives, and is of no use; nobody asks it but the probe
-        assert until(lambda: "probe failed" in endpoint_status(place)["deployments"]["green"]["ejected"], 30)
+        assert until(lambda: "probe failed" in out(place, "green"), 30)
         assert {score(place).headers["azureml-model-deployment"] for _ in range(20)} == {"blue"}
         os.kill(worker, signal.SIGCONT)
-        assert until(lambda: not endpoint_status(place)["deployments"]["green"]["ejected"], 30)
+        assert until(lambda: not out(place, "green"), 30)
         assert until(lambda: score(place).headers["azureml-model-deployment"] == "green")
+        model = place / read_endpoint(place)["deployments"]["green"]["bundle"] / "bundle/model/model.txt"
+        model.rename(model.with_suffix(".gone"))  # It serves, and could not be started again
+        assert until(lambda: "model.txt of its bundle was damaged" in out(place, "green"), 30)
+        assert until(lambda: {score(place).headers["azureml-model-deployment"] for _ in range(20)} == {"blue"})
+        model.with_suffix(".gone").rename(model)
+        assert until(lambda: not out(place, "green"), 30)
     finally:
         kill_all(place)
 

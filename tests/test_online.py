@@ -2,6 +2,7 @@
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,13 +11,13 @@ from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
-from endpoint_fixture import kill_all, new_endpoint, write_bundle
+from endpoint_fixture import kill_all, new_endpoint, until, write_bundle
 
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.state import FileState, MemoryState, StateStore
 from mlops_kit.dataops.totals import list_logs
 from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.endpoint import await_ready, start_endpoint, stop_endpoint
+from mlops_kit.deployment.endpoint import await_ready, endpoint_status, start_endpoint, stop_endpoint
 from mlops_kit.deployment.lookup import FeatureStore, KeyLookup, Lookup, feed, lookup_file, lookup_place, take
 from mlops_kit.deployment.schema import Refused
 from mlops_kit.deployment.state import add_deployment, set_traffic
@@ -193,8 +194,8 @@ def test_what_can_be_asked_about_has_all_its_events(opened, sample):
     silver, gold = sample
     store, lookup = opened()
     asked = gold.filter(pl.col("as_of").is_between(datetime(2013, 9, 1), datetime(2013, 11, 25))).gather_every(9)
-    for until in (datetime(2013, 11, 20), datetime(2013, 9, 20), datetime(2013, 11, 25)):
-        feed(store, silver, until)
+    for moment in (datetime(2013, 11, 20), datetime(2013, 9, 20), datetime(2013, 11, 25)):
+        feed(store, silver, moment)
         answered = 0
         for row in asked.iter_slices(1):
             try:
@@ -202,7 +203,7 @@ def test_what_can_be_asked_about_has_all_its_events(opened, sample):
             except Refused as error:
                 assert error.status == 422
                 continue
-            assert found.equals(row.select(online.features)), (until, row["as_of"])
+            assert found.equals(row.select(online.features)), (moment, row["as_of"])
             answered += 1
         assert 5 <= answered <= 20  # A week of them
     assert lookup.check() == ""
@@ -289,8 +290,9 @@ def test_an_endpoint_answers_by_keys_and_learns_what_is_fed_meanwhile(sample, tm
     silver, gold = sample
     begin, end = datetime(2013, 11, 20), datetime(2013, 11, 22)
     row = gold.filter(pl.col("as_of").is_between(end - timedelta(hours=20), end)).tail(1)
-    place = new_endpoint(tmp_path, workload="flights", options={"unseen": "missing"})
-    store = FeatureStore(online, lookup_file(online, lookup_place(tmp_path, "flights")))
+    place = new_endpoint(tmp_path, workload="flights", options={"unseen": "missing"}, probe_seconds=0.5)
+    file = lookup_file(online, lookup_place(tmp_path, "flights"))
+    store = FeatureStore(online, file)
     feed(store, silver, begin)
     add_deployment(place, "blue", write_bundle(tmp_path, "1"))
     set_traffic(place, {"blue": 100})
@@ -303,6 +305,9 @@ def test_an_endpoint_answers_by_keys_and_learns_what_is_fed_meanwhile(sample, tm
         feed(store, silver, end)
         by_keys, by_features = ask(place, body=asked), ask(place, body=row.select(online.features).to_dicts())
         assert by_keys.status == 200 and by_keys.content == by_features.content
+        with sqlite3.connect(file) as broken:
+            broken.execute("ALTER TABLE records RENAME TO lost")
+        assert until(lambda: "online store" in endpoint_status(place)["deployments"]["blue"]["ejected"], 30)
     finally:
         stop_endpoint(place)
         kill_all(place)

@@ -71,6 +71,19 @@ def test_every_form_that_is_read_is_told(content):
     assert fits(content, BODY["schema"]) and not refusal(content)
 
 
+def test_a_request_by_keys_is_told_where_features_can_be_looked_up():
+    keys = {"carrier": "YV", "flight": 3771, "departure": "2013-12-31T14:32:00"}
+    told = orjson.loads(orjson.dumps(describe_api(SIGNATURE, "flights", "7", MODEL["categories"], [*keys])))
+    validate(told)
+    schema = told["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    valid = Draft202012Validator({**schema, "components": told["components"]}).is_valid
+    lists = {name: [value] for name, value in keys.items()}
+    by_keys = [keys, [keys], {"dataframe_records": [keys, keys]}, {"input_data": [keys]}, {"inputs": lists}]
+    assert all(map(valid, [*by_keys, *FORMS])) and not any(fits(content, BODY["schema"]) for content in by_keys)
+    wrong = [keys | {"extra": 1}, keys | {"flight": None}, {"carrier": "YV"}, [keys | ROW], keys | {"flight": [3771]}]
+    assert not any(map(valid, [*wrong, *WRONG]))
+
+
 WRONG = [
     [],
     {},

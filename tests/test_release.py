@@ -345,9 +345,12 @@ def test_labels_that_come_during_a_release_stop_a_version_that_is_wrong(place, v
 @pytest.mark.slow
 def test_a_killed_rollback_is_ended_and_not_turned_round(place, versions):
     assert quietly(place, versions.make("8", slightly_other), versions, Clients(place))["state"] == "promoted"
-    words = [place, "-", versions.trusted, 1]
-    done = subprocess.run([sys.executable, KILLED, *map(str, words)], timeout=60, check=False)
+    words = [sys.executable, KILLED, place, "-", versions.trusted, "1"]
+    done = subprocess.run(words, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL and open_record(place)["kind"] == "rollback"
     told = []
     record = roll_back(place, "Grace", "again", restore=told.append)
     assert (record["by"], told, serving(place)) == ("Ada", ["7"], {"7": 100}) and open_record(place) is None
+    subprocess.run(words, timeout=60, check=False)  # Back to 8, and killed
+    record = quietly(place, versions.make("7"), versions, Clients(place), restore=told.append)
+    assert told == ["7", "8"] and record["champion_version"] == "8" and serving(place) == {"7": 100}

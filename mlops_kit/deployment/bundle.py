@@ -6,9 +6,10 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/bundle.html.md"""
 
 # %% auto #0
 __all__ = ['EDGES', 'SCHEMA', 'TEMPLATES', 'MANIFEST', 'REBUILD', 'LOADER', 'DISTRUST', 'BundleError', 'score_bounds',
-           'model_digest', 'build_bundle', 'list_files', 'read_manifest', 'bundle_digest', 'check_bundle']
+           'model_digest', 'build_bundle', 'list_files', 'read_manifest', 'bundle_digest', 'check_bundle',
+           'find_damage']
 
-# %% ../../nbs/deployment/bundle.ipynb #b955a79b
+# %% ../../nbs/deployment/bundle.ipynb #3c5cbb24
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .pickled import find_pickle
-from ..project import KitError, find_root, hash_file, write_file
+from ..project import KitError, find_root, hash_file, read_json, write_file
 
 # %% ../../nbs/deployment/bundle.ipynb #56570209
 class BundleError(KitError):
@@ -213,3 +214,18 @@ def check_bundle(
     if not allow_pickle:
         _check_code(bundle, list(about["files"]))
     return about
+
+# %% ../../nbs/deployment/bundle.ipynb #c7bd6502
+def find_damage(
+    bundle: Path,  # Folder
+) -> str:  # The first file that is not there, or has another size; nothing where none is
+    "Look a bundle over without reading it."
+    files = read_json(bundle / MANIFEST, {}).get("files", {MANIFEST: {"bytes": -1}})
+    return next((name for name, about in files.items() if _size(bundle / name) != about["bytes"]), "")
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

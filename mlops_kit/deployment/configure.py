@@ -19,13 +19,20 @@ from .state import endpoint_place, make_endpoint, read_endpoint
 from ..project import PRODUCTION
 from ..settings import plain_settings, read_settings
 
-# %% ../../nbs/deployment/configure.ipynb #8560ee26
+# %% ../../nbs/deployment/configure.ipynb #c1fe30d6
 def deploy_rules(
     root: Path,  # Project's root
     env: str,  # Environment
 ) -> dict[str, Any]:  # {key: value}
     "Read `[deploy]`, as an environment has it."
     return {name: said.value for name, said in plain_settings(read_settings(root), "deploy", env).items()}
+
+
+def _keys(home: Path, workload: str) -> list[str]:  # None where no features can be looked up
+    from mlops_kit.deployment.lookup import lookup_place, open_lookup
+
+    found = open_lookup(workload, lookup_place(home, workload))
+    return found.keys if found else []
 
 
 def _facts(rules: dict[str, Any], workload: str, trusted: Path) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def configure_endpoint(
 ) -> tuple[Path, dict[str, Any]]:  # Its folder, and the rules of settings
     "Write what settings say into an endpoint's state."
     rules, place = deploy_rules(root, env), endpoint_place(home, name)
-    facts = _facts(rules, name, trusted_key(root, env))
+    facts = _facts(rules, name, trusted_key(root, env)) | {"keys": _keys(home, name)}
     port = rules["port"] if port is None else port
     if port or not place.exists():  # 0 keeps the free one that was found
         facts["port"] = port

@@ -12,7 +12,7 @@ from typing import Any
 
 from .schema import MOST_ERRORS
 
-# %% ../../nbs/deployment/openapi.ipynb #2472b20b
+# %% ../../nbs/deployment/openapi.ipynb #9086e298
 KINDS = {"long": "integer", "double": "number", "boolean": "boolean", "string": "string"}
 MOST_LISTED = 100  # Values of a category that are listed
 
@@ -32,6 +32,12 @@ def _row(described: dict[str, Any], categories: dict[str, Any]) -> dict[str, Any
     return {"type": "object", "properties": columns, "required": [*columns], "additionalProperties": False}
 
 
+def _keys(row: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    columns = {name: {"type": ["string", "number", "boolean"]} for name in keys}
+    about = "What a request is about; its features are looked up. A time is written as 2026-09-01T05:15:00."
+    return row | {"properties": columns, "required": keys, "description": about}
+
+
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     columns = {name: {"type": "array", "minItems": 1, "items": column} for name, column in row["properties"].items()}
     return row | {"properties": columns}
@@ -42,8 +48,8 @@ def _values(row: dict[str, Any]) -> dict[str, Any]:
     about = f"Values in this order: {', '.join(row['required'])}"
     return {"type": "array", "minItems": wide, "maxItems": wide, "description": about}
 
-# %% ../../nbs/deployment/openapi.ipynb #6ed78276
-SHAPES = ("Row", "Table", "Columns", "Values")  # Of what is sent
+# %% ../../nbs/deployment/openapi.ipynb #5fda041c
+SHAPES = ("Row", "Table", "Columns", "Values", "Keys", "ColumnsOfKeys")  # Of what is sent
 
 
 def _table() -> dict[str, Any]:
@@ -53,18 +59,22 @@ def _table() -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": ["columns", "data"]}
 
 
-def _forms() -> list[dict[str, Any]]:
-    row, table, columns, values = ({"$ref": f"#/components/schemas/{name}"} for name in SHAPES)
-    rows, lists = ({"type": "array", "minItems": 1, "items": one} for one in (row, values))
+def _forms(by_keys: bool) -> list[dict[str, Any]]:
+    row, table, columns, values, keys, lists_of_keys = ({"$ref": f"#/components/schemas/{name}"} for name in SHAPES)
+    one, split = ([row, keys], [columns, lists_of_keys]) if by_keys else ([row], [columns])
+    rows = [{"type": "array", "minItems": 1, "items": kind} for kind in one]
+    lists = {"type": "array", "minItems": 1, "items": values}
     named = {
-        "input_data": {"oneOf": [table, rows, lists]},
-        "dataframe_split": table,
+        "input_data": [table, *rows, lists],
+        "dataframe_split": [table],
         "dataframe_records": rows,
-        "inputs": {"oneOf": [columns, rows, lists]},
-        "instances": {"oneOf": [columns, rows, lists]},
+        "inputs": [*split, *rows, lists],
+        "instances": [*split, *rows, lists],
     }
-    forms = [{"type": "object", "properties": {name: form}, "required": [name]} for name, form in named.items()]
-    return [*forms, rows, lists, row]
+    forms = [
+        {"type": "object", "properties": {name: {"oneOf": some}}, "required": [name]} for name, some in named.items()
+    ]
+    return [*forms, *rows, lists, *one]
 
 
 def _answers(described: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +94,7 @@ def _refusal() -> dict[str, Any]:
     properties = {"error": {"type": "string"}, "count": {"type": "integer"}, "errors": faults}
     return {"type": "object", "properties": properties, "required": ["error"]}
 
-# %% ../../nbs/deployment/openapi.ipynb #034a7682
+# %% ../../nbs/deployment/openapi.ipynb #b3ba392f
 REFUSALS = {
     "400": "The body cannot be read",
     "401": "The key is missing or wrong",
@@ -113,14 +123,20 @@ def describe_api(
     name: str,  # Endpoint
     version: str,  # Of the model
     categories: dict[str, Any] | None = None,  # Of the model: values, or the share of each
+    keys: list[str] | None = None,  # What a request may carry instead of features
 ) -> dict[str, Any]:  # OpenAPI 3.1
     "Describe an endpoint."
     example = {"dataframe_records": described.get("example", [])}
-    body = {"required": True, "content": {"application/json": {"schema": {"oneOf": _forms()}, "example": example}}}
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": {"oneOf": _forms(bool(keys))}, "example": example}},
+    }
     pin = {"name": "azureml-model-deployment", "in": "header", "schema": {"type": "string"}}
     asked = {"summary": "Score rows", "operationId": "score", "parameters": [pin], "requestBody": body}
     row = _row(described, categories or {})
-    schemas = dict(zip(SHAPES, (row, _table(), _columns(row), _values(row)), strict=True))
+    asked_by = _keys(row, keys or [])
+    shapes = (row, _table(), _columns(row), _values(row), asked_by, _columns(asked_by))
+    schemas = dict(zip(SHAPES[: 6 if keys else 4], shapes, strict=False))
     schemas |= {"Answer": _answers(described), "Refusal": _refusal()}
     return {
         "openapi": "3.1.0",

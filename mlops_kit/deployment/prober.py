@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/prober.html.md"""
 # %% auto #0
 __all__ = ['PROBES', 'PATIENCE', 'AGAIN', 'probe_rows', 'probe', 'probe_all', 'serve_prober']
 
-# %% ../../nbs/deployment/prober.ipynb #b99ce898
+# %% ../../nbs/deployment/prober.ipynb #657efe4c
 import asyncio
 import contextlib
 import json
@@ -18,12 +18,13 @@ from typing import Any
 
 import orjson
 
+from .bundle import find_damage
 from .relay import BROKEN, Lines
 from .routing import Target
 from .state import read_endpoint, read_live
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/prober.ipynb #6c6bf042
+# %% ../../nbs/deployment/prober.ipynb #6bd478dd
 def probe_rows(
     bundle: Path,
 ) -> list[dict[str, Any]]:  # One row, or none where the bundle has none
@@ -37,12 +38,12 @@ async def probe(
     rows: list[dict[str, Any]],  # From `probe_rows`
     seconds: float,  # Until an answer has to be there
 ) -> str:  # What is wrong, or nothing
-    "Ask a deployment what a client would ask."
+    "Ask a deployment what a client would ask, and what its answers depend on."
     lines, target, headers = Lines(), Target("probe", socket), {"x-request-id": "probe", "x-probe": "1"}
     try:
         good = await lines.ask(target, orjson.dumps(rows), headers, seconds) if rows else None
         if good is not None and good.status != 200:
-            return f"a golden row was answered with {good.status}"
+            return f"a golden row was answered with {good.status}: {_told(good.body)}"
         bad = await lines.ask(target, b"[{", headers, seconds)
     except BROKEN as error:
         return f"no connection: {error}"
@@ -50,7 +51,14 @@ async def probe(
         await lines.close()
     return "" if 400 <= bad.status < 500 else f"half a body was answered with {bad.status}"
 
-# %% ../../nbs/deployment/prober.ipynb #90b83268
+
+def _told(body: bytes) -> str:
+    with contextlib.suppress(ValueError):
+        found = orjson.loads(body)
+        return str(found["error"]) if isinstance(found, dict) and "error" in found else ""
+    return ""
+
+# %% ../../nbs/deployment/prober.ipynb #9d37b3dc
 PROBES = "run/probes.json"
 PATIENCE = 5.0  # Seconds that a probe waits for an answer
 AGAIN = 1.0  # Seconds after which a probe that failed is repeated
@@ -66,7 +74,10 @@ async def probe_all(
         now = live.get(name, {})
         if not now.get("ready") or now.get("digest") != known["digest"]:
             continue
-        cause = await probe(now["socket"], probe_rows(place / known["bundle"] / "bundle"), PATIENCE)
+        bundle = place / known["bundle"] / "bundle"
+        damaged = find_damage(bundle)
+        cause = f"{damaged} of its bundle was damaged" if damaged else ""
+        cause = cause or await probe(now["socket"], probe_rows(bundle), PATIENCE)
         failures = (told.get(name, {}).get("failures", 0) + 1) if cause else 0
         found[name] = {"failures": failures, "cause": cause, "at": time.time(), "digest": known["digest"]}
     return found

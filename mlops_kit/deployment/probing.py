@@ -7,13 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/probing.html.md"""
 # %% auto #0
 __all__ = ['SAME', 'ROOM', 'BROKEN', 'Check', 'read_golden', 'check_golden', 'probe_deployment']
 
-# %% ../../nbs/deployment/probing.ipynb #1448bcaa
+# %% ../../nbs/deployment/probing.ipynb #9b930ddf
 import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .bundle import find_damage
 from .client import ask
 from .lookup import lookup_place, open_lookup
 from .state import EndpointError, read_endpoint
@@ -73,7 +74,7 @@ def _compare(found: list[list[float]], expected: list[list[float]], tolerance: f
     said = f"{len(found)} rows, off by {worst:.3g} at most ({tolerance:g} is borne)"
     return Check("golden rows", worst <= tolerance, said)
 
-# %% ../../nbs/deployment/probing.ipynb #2558fd24
+# %% ../../nbs/deployment/probing.ipynb #6cb625b9
 ROOM = 64 << 20  # Bytes that the disk must have free
 BROKEN: list[dict[str, Any]] = [{"no such column": None}]  # Must be refused by whatever model
 
@@ -98,18 +99,8 @@ def probe_deployment(
 
 
 def _check_files(bundle: Path) -> Check:
-    files = read_json(bundle / "manifest.json", {}).get("files", {})
-    absent = [name for name, about in files.items() if _size(bundle / name) != about["bytes"]]
-    return Check(
-        "files", bool(files) and not absent, f"{len(files)} of the bundle" if not absent else f"{absent[0]} differs"
-    )
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
+    damaged = find_damage(bundle)
+    return Check("files", not damaged, f"{damaged} of the bundle was damaged" if damaged else "all of the bundle")
 
 
 def _check_room(place: Path) -> Check:

@@ -88,16 +88,21 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #30ecb579
+# %% ../../nbs/deployment/rollout.ipynb #8e485a2b
 def _open(
-    place: Path, manifest: dict[str, Any], digest: str, note: Callable[..., None], **facts: Any
+    place: Path,
+    manifest: dict[str, Any],
+    digest: str,
+    note: Callable[..., None],
+    restore: Callable[[str], Any],
+    **facts: Any,
 ) -> dict[str, Any]:
     "Go on with the open release of this bundle, or begin one; what else is open is ended first."
     record = open_record(place)
     if record and record["digest"] == digest:
         return record | ({"break_glass": facts["break_glass"]} if facts.get("break_glass") else {})
     if record and record["kind"] == "rollback":
-        _go_back(place, record, note)
+        _go_back(place, record, note, restore)
     elif record:
         before = Release(place, place, {}, record, note=_noted(note, record))
         _roll_back(before, record.get("back") or f"version {manifest['version']} was released instead")
@@ -127,6 +132,7 @@ def release(
     why: str = "",  # Reason
     trusted: Path | None = None,  # Public key that the bundle must be signed by
     promote: Callable[[], Any] = dict,  # Tells the registry, once the release has passed
+    restore: Callable[[str], Any] = str,  # Tells the registry which version serves again, where a rollback was killed
     traffic: Callable[[threading.Event], Any] | None = None,  # Sends requests until the event is set
     tell: Callable[[str], None] = print,  # Says what happens
     note: Callable[..., None] = ignore,  # Writes an event of the ledger
@@ -136,7 +142,7 @@ def release(
     "Release a bundle to an endpoint, or go on with its release."
     manifest = read_manifest(bundle / "bundle")
     with releasing(place, f"release of {manifest['name']} {manifest['version']}", wait_for_others):
-        record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, by=by, why=why, **facts)
+        record = _open(place, manifest, bundle_digest(bundle / "bundle"), note, restore, by=by, why=why, **facts)
         record["driven"] = record.get("driven", False) or traffic is not None
         under_way = Release(place, bundle, rules, record, trusted, promote, tell, _noted(note, record))
         save_record(place, record)
@@ -161,7 +167,7 @@ def _driven(traffic: Callable[[threading.Event], Any] | None) -> Iterator[None]:
         if thread:
             thread.join(30)
 
-# %% ../../nbs/deployment/rollout.ipynb #50ad654a
+# %% ../../nbs/deployment/rollout.ipynb #9099b174
 def roll_back(
     place: Path,  # Folder of the endpoint
     by: str,  # Who rolls back
@@ -188,9 +194,7 @@ def _begin_back(place: Path, by: str, why: str) -> dict[str, Any]:
     return new_record("rollback", by, why, **facts, digest="", champion_version=versions[serves])
 
 
-def _go_back(
-    place: Path, record: dict[str, Any], note: Callable[..., None], restore: Callable[[str], Any] = str
-) -> None:
+def _go_back(place: Path, record: dict[str, Any], note: Callable[..., None], restore: Callable[[str], Any]) -> None:
     "Written down first: one that was killed is ended by the next command, and is not turned round by it."
     save_record(place, record)
     set_traffic(place, {record["new"]: 100})

@@ -183,7 +183,7 @@ async def evidence(
     said = {"epoch": front.epoch, "deployments": deployments, "shadow": shadow, "turned_away": front.turned_away}
     return Reply(200, orjson.dumps(said | {"lines_lost": front.log.lost}))
 
-# %% ../../nbs/deployment/routes.ipynb #9bb5cbd6
+# %% ../../nbs/deployment/routes.ipynb #dd78687f
 async def swagger(
     front: Front,
     request: Request,
@@ -196,8 +196,9 @@ async def swagger(
     largest = known[max(shares, key=lambda name: shares[name])]
     package = front.watched.place / largest["bundle"] / "bundle" / "model"
     described, model = (read_json(package / name, {}) for name in ("signature.json", "model.json"))
-    version, name = str(largest.get("version", "")), front.watched.state["name"]
-    return Reply(200, orjson.dumps(describe_api(described, name, version, model.get("categories"))))
+    version, state = str(largest.get("version", "")), front.watched.state
+    told = describe_api(described, state["name"], version, model.get("categories"), state.get("keys"))
+    return Reply(200, orjson.dumps(told))
 
 
 ROUTES: Routes = {

@@ -100,12 +100,13 @@ def change_endpoint(
         if json.dumps(state) != before:
             write_file(place / STATE, json.dumps(state, indent=1))
 
-# %% ../../nbs/deployment/state.ipynb #532b389e
+# %% ../../nbs/deployment/state.ipynb #c125435b
 LIMITS = {"body_bytes": 1 << 20, "timeout": 10.0, "concurrency": 64}
 DEFAULTS: dict[str, Any] = {
     "host": "127.0.0.1",  # Only this machine
     "port": 0,  # A free one, kept while the endpoint exists
     "workload": "",
+    "keys": [],  # What a request may carry instead of features
     "wanted": STOPPED,
     "deployments": {},
     "traffic": {},

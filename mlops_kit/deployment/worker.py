@@ -33,7 +33,7 @@ from .state import EndpointError
 from .telemetry import begin_span, end_span, open_tracer
 from ..project import read_json
 
-# %% ../../nbs/deployment/worker.ipynb #671b8bf8
+# %% ../../nbs/deployment/worker.ipynb #27f3a256
 FAILED = b'{"error":"The model failed on this request.","code":"model_failed"}'
 NO_NUMBER = b'{"error":"The prediction is no number.","code":"invalid_prediction"}'
 EXPIRED = b'{"error":"Nobody waits for the answer any more.","code":"too_late"}'
@@ -85,6 +85,11 @@ class Worker:
         took = b"%.3f" % (1000 * (time.perf_counter() - began))
         return 200, found, [(b"x-score", b"%r" % value), (b"x-ms-run-fn-exec-ms", took)]
 
+    def check(self) -> str:  # What is wrong, or nothing
+        "Say whether what answers depend on beside the model is there."
+        wrong = self.lookup.check() if self.lookup else ""
+        return f"online store: {wrong}" if wrong else ""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         "Answer a request of the front."
         if scope["path"] != "/score":
@@ -94,6 +99,9 @@ class Worker:
         body = await read_request(receive, b"", MOST_BYTES, PATIENCE)  # The front has kept the limits already
         if float(headers.get(b"x-deadline", b"inf")) < time.monotonic():
             await respond(send, 503, EXPIRED)
+            return
+        if b"x-probe" in headers and (wrong := self.check()):
+            await respond(send, 503, orjson.dumps({"error": wrong, "code": "dependency"}))
             return
         await respond(send, *self.traced(body, headers))
 
