@@ -36,7 +36,7 @@ from mlops_kit.deployment.release_page import release_page
 from mlops_kit.deployment.release_record import open_record, read_records
 from mlops_kit.deployment.replay import replay
 from mlops_kit.deployment.rollout import release, roll_back
-from mlops_kit.deployment.state import read_live
+from mlops_kit.deployment.state import read_endpoint, read_live
 from mlops_kit.project import KitError
 
 
@@ -215,6 +215,15 @@ def test_blue_green_is_the_case_of_one_step(place, versions):
     record = quietly(place, versions.make("8", slightly_other), versions, clients, rules=rules, break_glass="a fire")
     assert [*stages(record)] == ["verify", "start", "try", "canary 100%", "promote"] and record["state"] == "promoted"
     assert clients.lost == [] and "a fire" in release_page(record)
+
+
+@pytest.mark.parametrize("file", ["bundle/model/model.txt", "bundle.sig"])
+def test_what_serves_and_was_damaged_is_made_anew_by_its_own_release(file, place, versions):
+    copy = place / read_endpoint(place)["deployments"][next(iter(serving(place)))]["bundle"] / file
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-1])
+    record = quietly(place, versions.make("7"), versions)
+    assert record["reason"] == "version 7 serves already" and copy.read_bytes() == whole
 
 
 KILLED = Path(__file__).parent / "killed_release.py"

@@ -7,14 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/rollout.html.md"""
 # %% auto #0
 __all__ = ['release', 'roll_back']
 
-# %% ../../nbs/deployment/rollout.ipynb #8df6441f
+# %% ../../nbs/deployment/rollout.ipynb #d529b7b2
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .bundle import bundle_digest, read_manifest
+from .bundle import bundle_digest, check_bundle, read_manifest
 from .gates import FAIL, HOLD, PASS, Verdict
 from mlops_kit.deployment.release_record import (
     HELD,
@@ -28,7 +28,14 @@ from mlops_kit.deployment.release_record import (
     save_record,
 )
 from .stages import PROMOTE, VERIFY, Release, ignore, plan_stages, run_stage
-from .state import EndpointError, read_endpoint, remove_deployment, set_mirror, set_traffic
+from mlops_kit.deployment.state import (
+    EndpointError,
+    keep_copy,
+    read_endpoint,
+    remove_deployment,
+    set_mirror,
+    set_traffic,
+)
 from ..project import KitError
 
 # %% ../../nbs/deployment/rollout.ipynb #6fec897b
@@ -88,7 +95,7 @@ def _go_on(release: Release) -> dict[str, Any]:
             return release.record
     return release.record
 
-# %% ../../nbs/deployment/rollout.ipynb #8e485a2b
+# %% ../../nbs/deployment/rollout.ipynb #422f578e
 def _open(
     place: Path,
     manifest: dict[str, Any],
@@ -148,6 +155,8 @@ def release(
         save_record(place, record)
         under_way.note(state=record["state"], by=by, why=why, break_glass=record["break_glass"])
         if record["state"] == PROMOTED:
+            check_bundle(bundle / "bundle", rules["allow_pickle"])
+            keep_copy(place, bundle)
             under_way.promote()
             return record
         with _driven(traffic):

@@ -6,12 +6,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/state.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATE', 'LIVE', 'RUNNING', 'STOPPED', 'LIMITS', 'DEFAULTS', 'STEP_VARIABLES', 'LOCK', 'EndpointError',
-           'endpoint_place', 'read_endpoint', 'change_endpoint', 'make_endpoint', 'add_deployment', 'remove_deployment',
-           'set_traffic', 'set_mirror', 'process_mark', 'is_alive', 'spawn_supervisor', 'is_kept', 'read_live']
+           'endpoint_place', 'read_endpoint', 'change_endpoint', 'make_endpoint', 'keep_copy', 'add_deployment',
+           'remove_deployment', 'set_traffic', 'set_mirror', 'process_mark', 'is_alive', 'spawn_supervisor', 'is_kept',
+           'read_live']
 
-# %% ../../nbs/deployment/state.ipynb #64facd8b
+# %% ../../nbs/deployment/state.ipynb #e64b90fa
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -135,26 +137,42 @@ def make_endpoint(
         state.update(facts)
     return state
 
-# %% ../../nbs/deployment/state.ipynb #45a167b4
-def _keep_bundle(place: Path, bundle: Path) -> tuple[str, str]:  # Folder relative to the endpoint, digest
-    "Copy a bundle and its signature to where the endpoint serves it from."
+# %% ../../nbs/deployment/state.ipynb #0ea5acc4
+def keep_copy(
+    place: Path,  # Folder of the endpoint
+    bundle: Path,  # Folder that holds `bundle/` and `bundle.sig`, or the bundle itself
+) -> tuple[str, str]:  # Folder relative to the endpoint, digest
+    "Copy a bundle and its signature to where the endpoint serves it from; a copy that was damaged is made anew."
     inner = bundle / "bundle" if (bundle / "bundle").is_dir() else bundle
     try:
         digest = hashlib.sha256((inner / "manifest.json").read_bytes()).hexdigest()
     except FileNotFoundError:
         raise EndpointError("there is no bundle", str(bundle), "Type mlops-kit release NAME --version N.") from None
     kept = place / "bundles" / digest
-    if kept.exists() or inner.resolve().parent == kept.resolve():
+    if inner.resolve().parent == kept.resolve() or _are_same(inner, kept / "bundle"):
         return str(kept.relative_to(place)), digest
     draft = place / "bundles" / f".{digest[:16]}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(kept, place / "bundles" / f".damaged.{os.getpid()}")
     shutil.copytree(inner, draft / "bundle")
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(inner.parent / "bundle.sig", draft / "bundle.sig")
     with contextlib.suppress(OSError):  # Another process was first: the content is the same
         os.rename(draft, kept)
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in (draft, place / "bundles" / f".damaged.{os.getpid()}"):
+        shutil.rmtree(left, ignore_errors=True)
     return str(kept.relative_to(place)), digest
+
+
+def _are_same(bundle: Path, copy: Path) -> bool:
+    files = {file: copy / file.relative_to(bundle) for file in bundle.rglob("*") if file.is_file()}
+    if (bundle.parent / "bundle.sig").exists():
+        files[bundle.parent / "bundle.sig"] = copy.parent / "bundle.sig"
+    try:
+        return all(filecmp.cmp(mine, theirs, shallow=False) for mine, theirs in files.items())
+    except FileNotFoundError:
+        return False
 
 
 _FACTS = ("version", "score_bounds", "threshold", "classes")
@@ -168,7 +186,7 @@ def add_deployment(
 ) -> dict[str, Any]:  # The deployment
     "Add a deployment, or give it another bundle. It gets no traffic by that."
     with writing(place):
-        kept, digest = _keep_bundle(place, Path(bundle))
+        kept, digest = keep_copy(place, Path(bundle))
     manifest = read_json(place / kept / "bundle" / "manifest.json", {})
     said = {fact: manifest[fact] for fact in _FACTS if fact in manifest}
     with change_endpoint(place) as state:
