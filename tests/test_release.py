@@ -219,7 +219,8 @@ def test_blue_green_is_the_case_of_one_step(place, versions):
 
 @pytest.mark.parametrize("file", ["bundle/model/model.txt", "bundle.sig"])
 def test_what_serves_and_was_damaged_is_made_anew_by_its_own_release(file, place, versions):
-    copy = place / read_endpoint(place)["deployments"][next(iter(serving(place)))]["bundle"] / file
+    state = read_endpoint(place)
+    copy = place / state["deployments"][next(iter(state["traffic"]))]["bundle"] / file
     whole = copy.read_bytes()
     copy.write_bytes(whole[:-1])
     record = quietly(place, versions.make("7"), versions)
