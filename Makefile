@@ -17,7 +17,7 @@ test: setup-dev  ## Every test that takes seconds: notebooks and tests/
 
 test-slow: setup-dev setup-peers  ## What takes minutes: slow cells, fresh clones, long kill loops
 	$(BIN)/nbdev-test --n-workers 2 --flags slow
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: setup-dev  ## Style, types, and whether notebooks, package and README agree
 	$(BIN)/ruff check nbs tests

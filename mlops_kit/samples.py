@@ -7,11 +7,14 @@ Docs: https://mlops-kit.github.io/mlops-kit/samples.html.md"""
 # %% auto #0
 __all__ = ['PART_OF', 'CLOSE', 'PYTHON', 'make_samples', 'compare_samples']
 
-# %% ../nbs/18_samples.ipynb #486196bf
+# %% ../nbs/18_samples.ipynb #ac19319b
+import contextlib
 import math
+import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +32,24 @@ from .steps import load_workload, read_table, write_table
 from .store import Store
 from .tables import MANIFEST, join_partitions, read_manifest
 
-# %% ../nbs/18_samples.ipynb #1926a4b1
+# %% ../nbs/18_samples.ipynb #f146431c
 def _run(graph: Graph, store: Store, root: Path) -> dict:
     done = run_pipeline(graph, store, root)
     failed = next((step for step in done["steps"] if step["status"] == "failed"), None)
     if failed:
         raise StepError(failed["error"]["message"], f"sample run, step {failed['step']}", failed["error"]["remedy"])
     return done
+
+
+@contextlib.contextmanager
+def _no_registry(folder: Path) -> Iterator[None]:
+    "Nobody is champion of a sample, whatever serves in this project."
+    before = os.environ["MLFLOW_TRACKING_URI"]
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _defaults(step: Step, graph: Graph) -> dict[str, Value]:
@@ -54,7 +68,7 @@ def _part(graph: Graph, paths: dict[str, Path]) -> Graph:
                 values[step.name][name] = Value(str(paths[name]), "sample")
     return build_graph(replace(graph.pipeline, steps=steps, values=values))
 
-# %% ../nbs/18_samples.ipynb #cec82495
+# %% ../nbs/18_samples.ipynb #3d567e1a
 def make_samples(
     root: Path,  # Project's root
     pipeline: str,  # Pipeline that goes from the sources to a model
@@ -73,7 +87,8 @@ def make_samples(
             if hasattr(about, "sample_sources"):
                 plain = {table: rows.drop(PART_OF) for table, rows in tables.items()}
                 about.sample_sources(plain, draft / "sources")
-        _run(_part(graph, paths), scratch, root)
+        with _no_registry(Path(folder)):
+            _run(_part(graph, paths), scratch, root)
         _make_package(graph, scratch.data, draft)
         read = {name for step in graph.order for name in step.named("input")}
         for link in sorted(place for place in scratch.data.iterdir() if place.name in read):
