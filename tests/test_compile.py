@@ -341,6 +341,7 @@ def test_a_component_alone_runs_on_its_defaults(every, tmp_path, source):
     assert found == defaults | {"source": "here", "limit": None, "note": None}, "left out means None"
 
 
+@pytest.mark.slow
 def test_a_compiled_pipeline_gives_what_the_runner_gives(ran, tmp_path):
     from azure.ai.ml import load_job
 

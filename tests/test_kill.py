@@ -63,6 +63,7 @@ def test_many_kills(toy, expected, seed):
     assert kill_until_done(toy, [dice.uniform(0.02, 0.95) for _ in range(15)], expected) >= 10
 
 
+@pytest.mark.slow
 def test_a_kill_while_mlflow_makes_its_tables(toy):
     toy.configure(DEFAULT="jobs = 2")
     running, draft = toy.start("--until", "make"), toy.root / "mlflow.db.new"
