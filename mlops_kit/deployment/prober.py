@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from .bundle import find_damage
-from .relay import BROKEN, Lines
+from .lines import BROKEN, Lines
 from .routing import Target
 from .state import read_endpoint, read_live
 from ..project import read_json, write_file

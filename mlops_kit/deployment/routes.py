@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/routes.html.md"""
 __all__ = ['PIN', 'ROUTES', 'FILES', 'score', 'make_reply', 'feedback', 'live', 'ready', 'metrics', 'evidence', 'swagger',
            'Keeper', 'serve_front']
 
-# %% ../../nbs/deployment/routes.ipynb #7ca422c0
+# %% ../../nbs/deployment/routes.ipynb #db5a897f
 import contextlib
 import os
 import resource
@@ -25,7 +25,7 @@ from .counters import metric_families
 from .door import Headers, Refusal, serve
 from .front import BUSY, Front, Reply, Request, Routes, check_type
 from .openapi import describe_api
-from .relay import Answer
+from .lines import Answer
 from .state import RUNNING, STATE, is_kept, spawn_supervisor
 from .telemetry import begin_span, end_span
 from ..project import read_json
