@@ -17,7 +17,7 @@ from .release_record import HELD, OPEN, PROMOTED, REFUSED, ROLLED_BACK
 from ..look import count, number, page
 from ..project import write_file
 
-# %% ../../nbs/deployment/release_page.ipynb #a8d23a97
+# %% ../../nbs/deployment/release_page.ipynb #a029fa04
 KINDS = {
     PROMOTED: ("good", "Promoted"),
     ROLLED_BACK: ("bad", "Rolled back"),
@@ -64,7 +64,9 @@ def _next(record: dict[str, Any]) -> tuple[str, str]:
         return "When the requests have come, go on:", f"mlops-kit release {name} --version {record['version']}"
     if record["state"] in (ROLLED_BACK, REFUSED):
         return "See what its processes said:", f"mlops-kit endpoint logs {record['new']}"
-    return "Go back, if need be:", "mlops-kit rollback --why REASON"
+    if not record["champion"]:
+        return "See what it answers:", "mlops-kit endpoint logs"
+    return "Go back, if need be:", f"mlops-kit rollback {name} --why REASON"
 
 # %% ../../nbs/deployment/release_page.ipynb #efbbaa9f
 def _seconds(stage: dict[str, Any]) -> float | None:
