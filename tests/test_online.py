@@ -69,10 +69,9 @@ def test_a_state_keeps_what_the_protocol_promises(kept):
     assert state.read([(log, entity, [1001])]) == [[None]]
 
 
-def test_a_change_that_fails_leaves_no_trace(kept):
-    logs, state = kept
-    if isinstance(state, MemoryState):
-        pytest.skip("memory is lost with its process, and promises no less")
+def test_a_change_that_fails_leaves_no_trace_in_a_file(tmp_path):
+    logs = list_logs(views)
+    state = FileState(logs, tmp_path / "state.sqlite")
     with pytest.raises(ZeroDivisionError), state.change():
         state.write(0, ("a",), [(1, (1,) * len(logs[0].measures))])
         1 / 0
