@@ -79,7 +79,7 @@ def _end(record: dict[str, Any]) -> None:
         what = f"version {record['version']} was {record['state']}: {record['reason']}"
         raise GateFailed(what, record["name"], remedy)
 
-# %% ../nbs/16_cli_release.ipynb #ac131c64
+# %% ../nbs/16_cli_release.ipynb #3898291c
 @app.command(rich_help_panel=DEPLOY)
 def rollback(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Endpoint; the only one by default.")] = "",
@@ -91,15 +91,15 @@ def rollback(
 
     mlops-kit rollback flights --why "complaints from Newark"
     """
-    from mlops_kit.deployment.configure import noter
+    from mlops_kit.deployment.configure import noter, restorer
     from mlops_kit.deployment.production import find_identity
-    from mlops_kit.deployment.release import restorer
-    from mlops_kit.deployment.release_page import write_release_page
     from mlops_kit.deployment.rollout import roll_back
 
     home, environment, uri = _environment(env)
     place = find_endpoint(home, name)
     record = roll_back(place, find_identity(), why, restorer(home, uri, place.name), noter(home, place.name))
+    from mlops_kit.deployment.release_page import write_release_page  # Drawing is loaded once the traffic is back
+
     write_release_page(place, record, environment)
     show(record, record["reason"], as_json)
 
