@@ -68,7 +68,7 @@ def _part(graph: Graph, paths: dict[str, Path]) -> Graph:
                 values[step.name][name] = Value(str(paths[name]), "sample")
     return build_graph(replace(graph.pipeline, steps=steps, values=values))
 
-# %% ../nbs/18_samples.ipynb #3d567e1a
+# %% ../nbs/18_samples.ipynb #a14d32f2
 def make_samples(
     root: Path,  # Project's root
     pipeline: str,  # Pipeline that goes from the sources to a model
@@ -78,7 +78,7 @@ def make_samples(
     graph, store = prepare(root, pipeline)
     sources = [step for step in graph.order if not step.named("input")]
     _run(build_graph(replace(graph.pipeline, steps=tuple(sources))), store, root)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _no_registry(Path(folder)):
         draft, scratch = Path(folder) / "samples", Store(Path(folder) / "runs")
         about, paths = load_workload(graph.pipeline.workload), {}
         for name in (name for step in sources for name in step.named("output")):
@@ -87,8 +87,7 @@ def make_samples(
             if hasattr(about, "sample_sources"):
                 plain = {table: rows.drop(PART_OF) for table, rows in tables.items()}
                 about.sample_sources(plain, draft / "sources")
-        with _no_registry(Path(folder)):
-            _run(_part(graph, paths), scratch, root)
+        _run(_part(graph, paths), scratch, root)
         _make_package(graph, scratch.data, draft)
         read = {name for step in graph.order for name in step.named("input")}
         for link in sorted(place for place in scratch.data.iterdir() if place.name in read):

@@ -179,13 +179,11 @@ def test_blue_to_green_and_back_fails_no_request(place, versions):
     assert not clients.lost and clients.versions == {"7", "8"} and clients.answers[-1][1] == "7"
 
 
-@pytest.mark.slow
 def test_a_bundle_that_crashes_on_load(place, versions):
     record = stopped(place, versions, truncated, golden=False)
     assert record["stage"] == "start" and re.search("ended (by|with)", record["reason"])
 
 
-@pytest.mark.slow
 def test_a_model_that_takes_its_process_down_with_some_flights(place, versions):
     record = stopped(place, versions, deadly, rules={"shadow": 2000})
     assert record["stage"] == "shadow" and "ended by SIGSEGV" in record["reason"]
@@ -202,7 +200,6 @@ def test_a_model_that_never_comes_to_an_end(place, versions):
     assert record["stage"] == "canary 30%" and "failed" in record["reason"]
 
 
-@pytest.mark.slow
 def test_a_slow_model(place, versions):
     slow = {"shadow": 0, "latency_ms_at_most": 250.0, "latency_ratio_at_most": 2.0}
     record = stopped(place, versions, idle_trees, rules=slow, together=20)
@@ -214,18 +211,12 @@ def test_a_model_that_answers_with_no_number(place, versions):
     assert record["stage"] == "canary 30%" and "no number" in record["reason"]
 
 
-@pytest.mark.slow
 def test_predictions_shifted_by_a_fifth(place, versions):
     record = stopped(place, versions, shifted, rules={"shadow": 0, "least_requests": 400})
     assert record["stage"] == "canary 30%" and "scores" in record["reason"]
 
 
-def slow(*values: object) -> list:
-    """Mark values of a parameter."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
-@pytest.mark.parametrize("file", ["bundle/model/model.txt", *slow("bundle/manifest.json", "bundle.sig")])
+@pytest.mark.parametrize("file", ["bundle/model/model.txt", "bundle/manifest.json", "bundle.sig"])
 def test_a_bundle_with_one_byte_changed(file, place, versions):
     changed = versions.make("8", slightly_other) / file
     whole = changed.read_bytes()
@@ -289,7 +280,7 @@ def test_clients_that_send_half_a_body_and_wait(place):
     assert until(lambda: count_code(place, "too_slow") == before + 64), "the log names the cause"
 
 
-@pytest.mark.parametrize("sent", [HALF, *slow(b"", b"POST /sc")])
+@pytest.mark.parametrize("sent", [b"", b"POST /sc", HALF])
 def test_two_hundred_connections_that_are_held(sent, place):
     with flights(place) as clients:
         held = [connect(place, sent) for _ in range(200)]
@@ -312,7 +303,6 @@ def test_a_wrong_key(place):
     assert errors[0] == errors[1], "a stranger's request is no error of the model"
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path):
     home, script = tmp_path / "home", Path(__file__).parent / "full_disk.py"
     home.mkdir()

@@ -19,7 +19,7 @@ from .state import endpoint_place, make_endpoint, read_endpoint
 from ..project import PRODUCTION
 from ..settings import plain_settings, read_settings
 
-# %% ../../nbs/deployment/configure.ipynb #c1fe30d6
+# %% ../../nbs/deployment/configure.ipynb #f255be44
 def deploy_rules(
     root: Path,  # Project's root
     env: str,  # Environment
@@ -29,9 +29,9 @@ def deploy_rules(
 
 
 def _keys(home: Path, workload: str) -> list[str]:  # None where no features can be looked up
-    from mlops_kit.deployment.lookup import lookup_place, open_lookup
+    from mlops_kit.deployment.lookup import open_lookup
 
-    found = open_lookup(workload, lookup_place(home, workload))
+    found = open_lookup(home, workload)
     return found.keys if found else []
 
 

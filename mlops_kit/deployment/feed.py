@@ -19,12 +19,12 @@ from ..probes import registry_home
 from ..project import SettingsError, write_file
 from ..steps import Effect, Input, Output, log, path, read_tables
 
-# %% ../../nbs/deployment/feed.ipynb #961e3d6b
+# %% ../../nbs/deployment/feed.ipynb #7a2c6c51
 def horizon_of(
     parameters: dict[str, Any],  # `workload`
 ) -> str | None:  # UTC
     "Ask up to when a store knows events."
-    found = open_lookup(parameters["workload"], lookup_place(registry_home(), parameters["workload"]))
+    found = open_lookup(registry_home(), parameters["workload"])
     horizon = found.store.horizon if found else None
     return horizon.isoformat() if horizon else None
 

@@ -218,7 +218,7 @@ class KeyLookup(Protocol):
     def check(self) -> str:
         "Say what is wrong, or nothing."
 
-# %% ../../nbs/deployment/lookup.ipynb #18e9d690
+# %% ../../nbs/deployment/lookup.ipynb #f57cacd3
 def _meaning(online: Online) -> str:
     logs = [[log.source, log.known, log.entity, log.measures] for log in list_logs(online.views)]
     joins = [astuple(join) for join in online.joins]
@@ -251,10 +251,11 @@ def load_online(
 
 
 def open_lookup(
+    home: Path,  # Folder of the environment
     workload: str,  # Name of the workload
-    folder: Path,  # From `lookup_place`
 ) -> Lookup | None:  # Nothing where the workload has no keys, or nothing was fed
     "Open the store of a workload."
-    online = load_online(workload) if folder.exists() else None
+    folder = lookup_place(home, workload)
+    online = load_online(workload) if workload and folder.exists() else None
     file = lookup_file(online, folder) if online else None
     return Lookup(FeatureStore(online, file)) if online and file and file.exists() else None

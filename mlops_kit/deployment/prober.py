@@ -24,7 +24,7 @@ from .routing import Target
 from .state import read_endpoint, read_live
 from ..project import read_json, write_file
 
-# %% ../../nbs/deployment/prober.ipynb #6bd478dd
+# %% ../../nbs/deployment/prober.ipynb #9c0b0e41
 def probe_rows(
     bundle: Path,
 ) -> list[dict[str, Any]]:  # One row, or none where the bundle has none
@@ -53,9 +53,8 @@ async def probe(
 
 
 def _told(body: bytes) -> str:
-    with contextlib.suppress(ValueError):
-        found = orjson.loads(body)
-        return str(found["error"]) if isinstance(found, dict) and "error" in found else ""
+    with contextlib.suppress(ValueError, AttributeError):  # It may be anything
+        return str(orjson.loads(body).get("error", ""))
     return ""
 
 # %% ../../nbs/deployment/prober.ipynb #9d37b3dc

@@ -137,7 +137,7 @@ def make_endpoint(
         state.update(facts)
     return state
 
-# %% ../../nbs/deployment/state.ipynb #0ea5acc4
+# %% ../../nbs/deployment/state.ipynb #9d24b609
 def keep_copy(
     place: Path,  # Folder of the endpoint
     bundle: Path,  # Folder that holds `bundle/` and `bundle.sig`, or the bundle itself
@@ -151,18 +151,23 @@ def keep_copy(
     kept = place / "bundles" / digest
     if inner.resolve().parent == kept.resolve() or _are_same(inner, kept / "bundle"):
         return str(kept.relative_to(place)), digest
-    draft = place / "bundles" / f".{digest[:16]}.{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(kept, place / "bundles" / f".damaged.{os.getpid()}")
+    _copy(inner, kept)
+    return str(kept.relative_to(place)), digest
+
+
+def _copy(inner: Path, kept: Path) -> None:
+    draft, damaged = (kept.with_name(f".{kept.name[:16]}.{word}") for word in (os.getpid(), "damaged"))
+    for left in (draft, damaged):
+        shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(inner, draft / "bundle")
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(inner.parent / "bundle.sig", draft / "bundle.sig")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(kept, damaged)
     with contextlib.suppress(OSError):  # Another process was first: the content is the same
         os.rename(draft, kept)
-    for left in (draft, place / "bundles" / f".damaged.{os.getpid()}"):
+    for left in (draft, damaged):
         shutil.rmtree(left, ignore_errors=True)
-    return str(kept.relative_to(place)), digest
 
 
 def _are_same(bundle: Path, copy: Path) -> bool:

@@ -155,13 +155,13 @@ def load_worker(
         worker.collector = Collector(place / "collected", state["name"], name, version, **kept)
     return worker
 
-# %% ../../nbs/deployment/worker.ipynb #db7d99ce
+# %% ../../nbs/deployment/worker.ipynb #dba5c625
 def _open_lookup(place: Path, workload: str) -> Any:  # Lookup, or None where nothing was fed
     if not workload:
         return None
-    from mlops_kit.deployment.lookup import lookup_place, open_lookup
+    from mlops_kit.deployment.lookup import open_lookup
 
-    return open_lookup(workload, lookup_place(place.parent.parent, workload))
+    return open_lookup(place.parent.parent, workload)
 
 # %% ../../nbs/deployment/worker.ipynb #23f1a7cf
 START_SECONDS = 120  # To load a bundle; after that the system ends the process
