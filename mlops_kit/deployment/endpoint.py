@@ -122,7 +122,7 @@ def list_processes(
     workers = [mark for told in live.get("deployments", {}).values() for mark in told["workers"]]
     return [mark for mark in (live.get("supervisor"), live.get("front"), *workers) if mark and mark.get("pid")]
 
-# %% ../../nbs/deployment/endpoint.ipynb #6ca2a8f5
+# %% ../../nbs/deployment/endpoint.ipynb #a63b4350
 def await_ready(
     place: Path,  # Folder of the endpoint
     name: str,  # Deployment
@@ -135,7 +135,7 @@ def await_ready(
         told = read_live(place).get("deployments", {}).get(name, {})
         if told.get("digest") == digest and told.get("ejected"):
             raise EndpointError(f"`{name}` does not start: {told['ejected']}", str(place), _LOGS.format(name))
-        if told.get("digest") == digest and told.get("ready") and _is_known(place, name):
+        if told.get("digest") == digest and told.get("current") and _is_known(place, name):
             return told
         if time.monotonic() > end:
             what = f"`{name}` was not ready within {seconds:g} s: {told.get('last_words') or 'it is still loading'}"

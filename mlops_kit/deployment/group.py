@@ -19,7 +19,7 @@ from typing import Any
 from .door import unix_socket
 from .processes import REFUSED, Process, cause_of_death
 
-# %% ../../nbs/deployment/group.ipynb #9fb28042
+# %% ../../nbs/deployment/group.ipynb #d5a7bba3
 CRASHES = 3  # Deaths before serving, in a row, until the deployment is out
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # Seconds
 SHORT = 1.0  # Seconds: to replace what lives no longer, again and again, would cost more than it serves
@@ -128,6 +128,7 @@ class Group:
             "digest": self.known["digest"],
             "socket": "" if self.draft and not self.older else self.path,
             "ready": self.ready() or sum(process.ready() and not process.told for process in self.older),
+            "current": self.ready(),  # Of those, the ones that serve this digest
             "workers": [process.mark | {"ready": process.ready()} for process in workers],
             "restarts": self.restarts,
             "ejected": self.ejected or self.probed,
