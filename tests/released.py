@@ -19,7 +19,7 @@ from mlops_kit.deployment.bundle import build_bundle
 from mlops_kit.deployment.endpoint import start_endpoint, stop_endpoint
 from mlops_kit.deployment.forms import read_rows
 from mlops_kit.deployment.keys import make_keys
-from mlops_kit.deployment.replay import replay
+from mlops_kit.deployment.replay import ANSWER, replay
 from mlops_kit.deployment.scoring import load_scorer
 from mlops_kit.deployment.signing import private_key, public_key, sign_bundle
 from mlops_kit.deployment.state import LIMITS, endpoint_place, make_endpoint, read_endpoint, read_live
@@ -124,7 +124,7 @@ class Clients:
     """Clients that ask for real flights until they are told to stop."""
 
     def __init__(self, place: Path):
-        self.place, self.rows, self.answers = place, many_rows(real_rows(), 30_000), pl.DataFrame()
+        self.place, self.rows, self.answers = place, many_rows(real_rows(), 30_000), pl.DataFrame(schema=ANSWER)
 
     def __call__(self, enough: threading.Event) -> None:
         self.answers = replay(self.place, self.rows, RATE, enough=enough)

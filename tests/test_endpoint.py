@@ -331,6 +331,18 @@ def test_a_bundle_that_does_not_start_is_out_and_says_why(place, tmp_path):
         remove_deployment(place, name)
 
 
+def test_a_new_bundle_is_not_ready_because_the_one_before_still_serves(place, tmp_path):
+    add_deployment(place, "red", write_bundle(tmp_path, "9"))
+    await_ready(place, "red")
+    add_deployment(place, "red", write_bundle(tmp_path, "11", lambda model: (model / "model.txt").write_text("none")))
+    with pytest.raises(EndpointError, match="exit code 1"):
+        await_ready(place, "red")
+    add_deployment(place, "red", write_bundle(tmp_path, "10"))
+    await_ready(place, "red")
+    assert score(place, deployment="red").headers["x-model-version"] == "10"
+    remove_deployment(place, "red")
+
+
 def test_a_state_that_cannot_be_read_changes_nothing(place):
     whole = (place / "endpoint.json").read_bytes()
     write_file(place / "endpoint.json", whole[:50])
