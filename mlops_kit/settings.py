@@ -96,7 +96,7 @@ PLAIN: dict[str, dict[str, Param]] = {
                 "errors_at_most", "float", 0.01, "Errors that are borne beyond the champion's, 0 to 1; alone, in all"
             ),
             Param("latency_ms_at_most", "float", 250.0, "95th percentile of a new deployment, ms"),
-            Param("latency_ratio_at_most", "float", 2.0, "The same, over the champion's"),
+            Param("latency_ratio_at_most", "float", 2.0, "The same, over the champion's meanwhile"),
             Param("agreement_at_least", "float", 0.9, "Share of mirrored requests decided as the champion decides"),
             Param("shift_at_most", "float", 0.1, "Mean change of a score from the champion's to the new one's"),
             Param("worse_at_most", "float", 0.02, "Mean squared error over the champion's, once labels have come"),

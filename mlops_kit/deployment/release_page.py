@@ -17,7 +17,7 @@ from .release_record import HELD, OPEN, PROMOTED, REFUSED, ROLLED_BACK
 from ..look import count, number, page
 from ..project import write_file
 
-# %% ../../nbs/deployment/release_page.ipynb #a029fa04
+# %% ../../nbs/deployment/release_page.ipynb #1bd7a6a2
 KINDS = {
     PROMOTED: ("good", "Promoted"),
     ROLLED_BACK: ("bad", "Rolled back"),
@@ -50,8 +50,17 @@ def _kind(record: dict[str, Any]) -> tuple[str, str]:  # Kind and word of a stat
     return KINDS.get(record["state"], ("idle", "Running"))
 
 
+def _way(record: dict[str, Any]) -> str:
+    steps = [stage["stage"].removeprefix("canary ") for stage in record["stages"] if "canary" in stage["stage"]]
+    if not record["champion"]:
+        return "the first version here: held to the bars on errors and latency, with no champion to compare it to"
+    return f"it took over from {_champion(record)} by {', '.join(steps)} of the traffic, and no gate stopped it"
+
+
 def _sentence(record: dict[str, Any]) -> str:
     said = f"{record['by']} went back: {record['why']}" if record["kind"] == "rollback" else record["reason"]
+    if said.capitalize() == _title(record):  # It would say the same again
+        said = _way(record)
     return f"{said[:1].upper()}{said[1:MOST]}{'…' if len(said) > MOST else '.'}" if said else ""
 
 

@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/stages.html.md"""
 __all__ = ['VERIFY', 'START', 'TRY', 'SHADOW', 'PROMOTE', 'SIDES', 'POLL', 'START_SECONDS', 'ONNX_TOLERANCE', 'PATIENCE',
            'plan_stages', 'share_of', 'count_since', 'ignore', 'Release', 'run_stage']
 
-# %% ../../nbs/deployment/stages.ipynb #b9c7d667
+# %% ../../nbs/deployment/stages.ipynb #71f6698a
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +29,10 @@ from mlops_kit.deployment.gates import (
     judge_quality,
     judge_scores,
     judge_shadow,
+    judge_slowdown,
     less,
     overall,
+    together,
 )
 from .probing import SAME, probe_deployment
 from .quality import Labelled
@@ -192,7 +194,7 @@ def _try(release: Release) -> list[Verdict]:
 
 ONNX_TOLERANCE = 1e-5  # ONNX calculates with 32 bits
 
-# %% ../../nbs/deployment/stages.ipynb #a5a02506
+# %% ../../nbs/deployment/stages.ipynb #f601e84b
 PATIENCE = 10.0  # Seconds that the front may take to come back
 
 
@@ -242,10 +244,10 @@ def _judge_canary(release: Release, seen: dict[str, Any]) -> list[Verdict]:
     alpha, least = rules["alpha"], rules["least_requests"] if release.champion or release.record["driven"] else 0
     last = bool(release.champion) and steps[-1].share == 1
     judged = [judge_errors(steps, rules["errors_at_most"], alpha, least, last)]
-    new, champion = _together(steps, "new"), _together(steps, "champion")
-    ratio, most = rules["latency_ratio_at_most"], rules["latency_ms_at_most"]
-    judged.append(judge_latency(new, champion, most, ratio, alpha, least))
+    new, champion = together(steps, "new"), together(steps, "champion")
+    judged.append(judge_latency(new, rules["latency_ms_at_most"], alpha, least))
     if champion.get("requests") and steps[-1].share < 1:
+        judged.append(judge_slowdown(steps, rules["latency_ratio_at_most"], alpha, least))
         judged.append(judge_scores(new, champion, rules["shift_at_most"], alpha, _span(release)))
         judged.append(_judge_labels(release))
     return judged
@@ -258,13 +260,6 @@ def _judge_labels(release: Release) -> Verdict:
     seen, rules = release.labelled.look(), release.rules
     new, champion = seen.get(release.new, Sums()), seen.get(release.champion, Sums())
     return judge_quality(new, champion, rules["worse_at_most"], rules["alpha"])
-
-
-def _together(steps: list[Step], side: str) -> dict[str, Any]:
-    total: dict[str, Any] = {}
-    for step in steps:
-        total = added(total, getattr(step, side))
-    return total
 
 # %% ../../nbs/deployment/stages.ipynb #0ccfaa3d
 def _watch(release: Release, entry: dict[str, Any], judge: Callable[[Release, dict[str, Any]], list[Verdict]]) -> str:
