@@ -17,7 +17,7 @@ from .release_record import HELD, OPEN, PROMOTED, REFUSED, ROLLED_BACK
 from ..look import count, number, page
 from ..project import write_file
 
-# %% ../../nbs/deployment/release_page.ipynb #1bd7a6a2
+# %% ../../nbs/deployment/release_page.ipynb #59e98257
 KINDS = {
     PROMOTED: ("good", "Promoted"),
     ROLLED_BACK: ("bad", "Rolled back"),
@@ -59,7 +59,7 @@ def _way(record: dict[str, Any]) -> str:
 
 def _sentence(record: dict[str, Any]) -> str:
     said = f"{record['by']} went back: {record['why']}" if record["kind"] == "rollback" else record["reason"]
-    if said.capitalize() == _title(record):  # It would say the same again
+    if said[:1].upper() + said[1:] == _title(record):  # It would say the same again
         said = _way(record)
     return f"{said[:1].upper()}{said[1:MOST]}{'…' if len(said) > MOST else '.'}" if said else ""
 
