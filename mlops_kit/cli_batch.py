@@ -24,9 +24,9 @@ def _find_table(table: str, home: Path) -> Path:
 
 
 def _fetch(env: str | None, name: str, version: str, settings: dict[str, Any]) -> Path:  # The bundle, verified
-    from mlops_kit.deployment.bundle import check_bundle
+    from mlops_kit.deployment.bundles.bundle import check_bundle
     from mlops_kit.deployment.package import fetch_bundle
-    from mlops_kit.deployment.signing import trusted_key, verify_bundle
+    from mlops_kit.deployment.bundles.signing import trusted_key, verify_bundle
     from mlops_kit.probes import tracking_uri
     from mlops_kit.runner import set_environment
 
@@ -66,10 +66,10 @@ def score(
     mlops-kit score flights january.csv --out scored --missing NA
     mlops-kit score flights gold --out scored --version 7 --keep carrier --set-aside
     """
-    from mlops_kit.deployment.batch import score_batch
-    from mlops_kit.deployment.batch_rows import open_batch
-    from mlops_kit.deployment.configure import deploy_rules
-    from mlops_kit.deployment.scoring import start_lean
+    from mlops_kit.deployment.inference.batch import score_batch
+    from mlops_kit.deployment.inference.batch_rows import open_batch
+    from mlops_kit.deployment.endpoint.configure import deploy_rules
+    from mlops_kit.deployment.inference.scoring import start_lean
 
     settings = deploy_rules(find_root(), read_kit(env)["env"].value)
     batch = open_batch(_find_table(table, open_store(env).home), missing or [])

@@ -53,8 +53,8 @@ def start(
 
     mlops-kit endpoint start flights
     """
-    from mlops_kit.deployment.configure import configure_endpoint
-    from mlops_kit.deployment.endpoint import await_ready, endpoint_status, start_endpoint
+    from mlops_kit.deployment.endpoint.configure import configure_endpoint
+    from mlops_kit.deployment.endpoint.lifecycle import await_ready, endpoint_status, start_endpoint
 
     home, environment = open_store(env).home, read_kit(env)["env"].value
     place = find_endpoint(home, name)
@@ -77,7 +77,7 @@ def stop(
     mlops-kit endpoint stop flights
     mlops-kit endpoint stop --all
     """
-    from mlops_kit.deployment.endpoint import stop_endpoint
+    from mlops_kit.deployment.endpoint.lifecycle import stop_endpoint
 
     places = _all_places() if every else [_place(name, env)]
     for place in places:
@@ -101,7 +101,7 @@ def status(
 
     mlops-kit endpoint status
     """
-    from mlops_kit.deployment.endpoint import endpoint_status
+    from mlops_kit.deployment.endpoint.lifecycle import endpoint_status
 
     told = endpoint_status(_place(name, env))
     show(told, status_text(told), as_json)
@@ -124,7 +124,7 @@ def status_text(
 
 
 def _losses(told: dict[str, Any]) -> list[str]:
-    from mlops_kit.deployment.endpoint import ROOM
+    from mlops_kit.deployment.endpoint.lifecycle import ROOM
 
     lost = {name: now["not_collected"] for name, now in told["deployments"].items() if now["not_collected"]}
     said = [f"{number:,} requests of {name} were answered and not collected" for name, number in lost.items()]
@@ -180,7 +180,7 @@ def keys(
     curl -H "Authorization: Bearer $(mlops-kit endpoint keys)" http://127.0.0.1:8080/swagger.json
     mlops-kit endpoint keys --rotate primary
     """
-    from mlops_kit.deployment.keys import read_keys, rotate_key
+    from mlops_kit.deployment.endpoint.keys import read_keys, rotate_key
 
     place = _place(name, env)
     if rotate:
@@ -202,7 +202,7 @@ def export_nginx(
 
     mlops-kit endpoint export-nginx nginx/
     """
-    from mlops_kit.deployment.nginx import write_nginx
+    from mlops_kit.deployment.endpoint.nginx import write_nginx
 
     files = [str(file) for file in write_nginx(_place(name, env), folder, port)]
     show({"files": files}, "\n".join(files), as_json)

@@ -47,7 +47,7 @@ def release(
     mlops-kit release flights --version 7
     mlops-kit release flights --env prod
     """
-    from mlops_kit.deployment.configure import deploy_rules
+    from mlops_kit.deployment.endpoint.configure import deploy_rules
     from mlops_kit.deployment.package import fetch_bundle
     from mlops_kit.deployment.release import release_bundle
 
@@ -70,7 +70,7 @@ def _report(home: Path, record: dict[str, Any]) -> Path:
 
 def _end(record: dict[str, Any]) -> None:
     "A release that was held ends with 6: whoever called it may call it again."
-    from mlops_kit.deployment.release_record import HELD, PROMOTED
+    from mlops_kit.deployment.releases.release_record import HELD, PROMOTED
 
     if record["state"] == HELD:
         raise typer.Exit(6)
@@ -91,14 +91,16 @@ def rollback(
 
     mlops-kit rollback flights --why "complaints from Newark"
     """
-    from mlops_kit.deployment.configure import noter, restorer
-    from mlops_kit.deployment.production import find_identity
-    from mlops_kit.deployment.rollout import roll_back
+    from mlops_kit.deployment.endpoint.configure import noter, restorer
+    from mlops_kit.deployment.releases.production import find_identity
+    from mlops_kit.deployment.releases.rollout import roll_back
 
     home, environment, uri = _environment(env)
     place = find_endpoint(home, name)
     record = roll_back(place, find_identity(), why, restorer(home, uri, place.name), noter(home, place.name))
-    from mlops_kit.deployment.release_page import write_release_page  # Drawing is loaded once the traffic is back
+    from mlops_kit.deployment.releases.release_page import (
+        write_release_page,
+    )  # Drawing is loaded once the traffic is back
 
     write_release_page(place, record, environment)
     show(record, record["reason"], as_json)
@@ -114,7 +116,7 @@ def releases(
 
     mlops-kit releases flights
     """
-    from mlops_kit.deployment.release_record import read_records
+    from mlops_kit.deployment.releases.release_record import read_records
 
     home, _, _ = _environment(env)
     found = read_records(find_endpoint(home, name))

@@ -42,6 +42,10 @@ ROOMS = {
     "dataops": "DataOps",
     "training": "Training",
     "deployment": "Deployment",
+    "deployment/bundles": "Deployment: bundles",
+    "deployment/inference": "Deployment: inference",
+    "deployment/endpoint": "Deployment: endpoint",
+    "deployment/releases": "Deployment: releases",
     "workloads": "Workloads",
 }
 EXTRA = ("reference/commands.md", "reference/settings.md", *(f"{folder}/index.md" for folder in SECTIONS))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from released import real_rows
 
-from mlops_kit.deployment.forms import read_rows
-from mlops_kit.deployment.scoring import load_scorer
+from mlops_kit.deployment.inference.forms import read_rows
+from mlops_kit.deployment.inference.scoring import load_scorer
 from mlops_kit.project import read_json
 from mlops_kit.training.models import load_model
 

@@ -7,8 +7,8 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from mlops_kit.deployment.schema import Rows
-from mlops_kit.deployment.scoring import load_scorer
+from mlops_kit.deployment.inference.schema import Rows
+from mlops_kit.deployment.inference.scoring import load_scorer
 
 
 class Flights(MLModel):

@@ -17,7 +17,7 @@ import polars as pl
 from ratio import say
 
 from mlops_kit.dataops.quarantine import clean_tables
-from mlops_kit.deployment.lookup import FeatureStore, Lookup, feed
+from mlops_kit.deployment.inference.lookup import FeatureStore, Lookup, feed
 from mlops_kit.workloads.flights_contracts import contracts
 from mlops_kit.workloads.flights_features import build_schedule
 from mlops_kit.workloads.flights_online import online
@@ -29,7 +29,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 import polars as pl
-from mlops_kit.deployment.lookup import FeatureStore, take
+from mlops_kit.deployment.inference.lookup import FeatureStore, take
 from mlops_kit.workloads.flights_online import online
 store, until, number = FeatureStore(online, Path(sys.argv[1])), datetime(2013, 10, 1), 0
 print("ready", flush=True)

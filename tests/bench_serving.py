@@ -25,10 +25,10 @@ from pathlib import Path
 import psutil
 from ratio import say
 
-from mlops_kit.deployment.bundle import build_bundle
-from mlops_kit.deployment.endpoint import await_ready, start_endpoint, stop_endpoint
-from mlops_kit.deployment.keys import make_keys, read_keys
-from mlops_kit.deployment.state import add_deployment, make_endpoint, read_endpoint, read_live, set_traffic
+from mlops_kit.deployment.bundles.bundle import build_bundle
+from mlops_kit.deployment.endpoint.keys import make_keys, read_keys
+from mlops_kit.deployment.endpoint.lifecycle import await_ready, start_endpoint, stop_endpoint
+from mlops_kit.deployment.endpoint.state import add_deployment, make_endpoint, read_endpoint, read_live, set_traffic
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv/peers/bin"

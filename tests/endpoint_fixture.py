@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.endpoint import list_processes
-from mlops_kit.deployment.keys import make_keys, read_keys
-from mlops_kit.deployment.state import make_endpoint, process_mark, read_endpoint
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.endpoint.keys import make_keys, read_keys
+from mlops_kit.deployment.endpoint.lifecycle import list_processes
+from mlops_kit.deployment.endpoint.state import make_endpoint, process_mark, read_endpoint
 from mlops_kit.project import hash_file
 
 PACKAGE = Path(__file__).parents[1] / "samples" / "package"

@@ -14,8 +14,8 @@ from released import Versions, endpoint, serving, slightly_other
 from test_bad_days import Flights, champion, flights, released
 
 from mlops_kit.cli_endpoint import status_text
-from mlops_kit.deployment.collected import read_collected
-from mlops_kit.deployment.endpoint import endpoint_status
+from mlops_kit.deployment.endpoint.lifecycle import endpoint_status
+from mlops_kit.deployment.inference.collected import read_collected
 from mlops_kit.project import KitError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from released import QUICK, Clients
 
-from mlops_kit.deployment import rollout, stages
+from mlops_kit.deployment.releases import rollout, stages
 
 STEPS = ("save_record", "add_deployment", "set_traffic", "set_mirror", "remove_deployment")  # What takes effect
 

@@ -15,14 +15,14 @@ import numpy as np
 import polars as pl
 import psutil
 
-from mlops_kit.deployment.bundle import build_bundle
-from mlops_kit.deployment.endpoint import start_endpoint, stop_endpoint
-from mlops_kit.deployment.forms import read_rows
-from mlops_kit.deployment.keys import make_keys
-from mlops_kit.deployment.replay import ANSWER, replay
-from mlops_kit.deployment.scoring import load_scorer
-from mlops_kit.deployment.signing import private_key, public_key, sign_bundle
-from mlops_kit.deployment.state import LIMITS, endpoint_place, make_endpoint, read_endpoint, read_live
+from mlops_kit.deployment.bundles.bundle import build_bundle
+from mlops_kit.deployment.bundles.signing import private_key, public_key, sign_bundle
+from mlops_kit.deployment.endpoint.keys import make_keys
+from mlops_kit.deployment.endpoint.lifecycle import start_endpoint, stop_endpoint
+from mlops_kit.deployment.endpoint.state import LIMITS, endpoint_place, make_endpoint, read_endpoint, read_live
+from mlops_kit.deployment.inference.forms import read_rows
+from mlops_kit.deployment.inference.scoring import load_scorer
+from mlops_kit.deployment.releases.replay import ANSWER, replay
 from mlops_kit.project import path, read_json
 from mlops_kit.settings import PLAIN
 from mlops_kit.steps import read_table

@@ -35,14 +35,14 @@ from released import (
     truncated,
 )
 
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.endpoint import endpoint_status, read_evidence
-from mlops_kit.deployment.keys import read_keys
-from mlops_kit.deployment.release_page import release_page
-from mlops_kit.deployment.release_record import open_record
-from mlops_kit.deployment.replay import as_requests
-from mlops_kit.deployment.rollout import release, roll_back
-from mlops_kit.deployment.state import LIMITS, change_endpoint, read_endpoint
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.endpoint.keys import read_keys
+from mlops_kit.deployment.endpoint.lifecycle import endpoint_status, read_evidence
+from mlops_kit.deployment.endpoint.state import LIMITS, change_endpoint, read_endpoint
+from mlops_kit.deployment.releases.release_page import release_page
+from mlops_kit.deployment.releases.release_record import open_record
+from mlops_kit.deployment.releases.replay import as_requests
+from mlops_kit.deployment.releases.rollout import release, roll_back
 
 RATE, LEAST = 125.0, 250  # Requests a second; requests of one day, at least
 LATE = 0.1  # Seconds that are caught up with

@@ -16,12 +16,12 @@ import polars as pl
 import pytest
 from conftest import COMMAND
 
-from mlops_kit.deployment import batch, batch_pieces
-from mlops_kit.deployment.batch import score_batch
-from mlops_kit.deployment.batch_rows import open_batch
-from mlops_kit.deployment.bundle import build_bundle
-from mlops_kit.deployment.collected import read_collected
-from mlops_kit.deployment.scoring import load_scorer
+from mlops_kit.deployment.bundles.bundle import build_bundle
+from mlops_kit.deployment.inference import batch, batch_pieces
+from mlops_kit.deployment.inference.batch import score_batch
+from mlops_kit.deployment.inference.batch_rows import open_batch
+from mlops_kit.deployment.inference.collected import read_collected
+from mlops_kit.deployment.inference.scoring import load_scorer
 from mlops_kit.project import SettingsError, StepError, StoreError, path
 from mlops_kit.steps import read_table, write_table
 from mlops_kit.training.models import load_model, predict
@@ -29,9 +29,9 @@ from mlops_kit.training.models import load_model, predict
 RUN = """
 import json, sys, time
 from pathlib import Path
-from mlops_kit.deployment import batch, batch_pieces
-from mlops_kit.deployment.batch_rows import open_batch
-from mlops_kit.deployment.scoring import start_lean
+from mlops_kit.deployment.inference import batch, batch_pieces
+from mlops_kit.deployment.inference.batch_rows import open_batch
+from mlops_kit.deployment.inference.scoring import start_lean
 start_lean()
 batch.PIECE, batch_pieces.REQUEST = 100, 25
 real = batch.score_piece
@@ -131,7 +131,9 @@ def test_a_kill_between_any_two_steps_at_the_end_is_mended(bundle, gold, tmp_pat
 
         with monkeypatch.context() as patch:
             for name in names:
-                patch.setattr(f"mlops_kit.deployment.batch.{name}", lambda *a, name=name, **m: dies(name, *a, **m))
+                patch.setattr(
+                    f"mlops_kit.deployment.inference.batch.{name}", lambda *a, name=name, **m: dies(name, *a, **m)
+                )
             try:
                 score_batch(bundle, table, out)
                 ended = True
@@ -305,8 +307,8 @@ def test_a_full_disk_is_said_and_the_run_goes_on(bundle, gold, tmp_path, small):
 PEAK = """
 import resource, sys
 from pathlib import Path
-from mlops_kit.deployment.batch import score_batch
-from mlops_kit.deployment.batch_rows import open_batch
+from mlops_kit.deployment.inference.batch import score_batch
+from mlops_kit.deployment.inference.batch_rows import open_batch
 score_batch(Path(sys.argv[1]), open_batch(Path(sys.argv[2])), Path(sys.argv[3]), share=0.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

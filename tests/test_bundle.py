@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops_kit.deployment.bundle import BundleError, build_bundle, bundle_digest, check_bundle
-from mlops_kit.deployment.probing import SAME
-from mlops_kit.deployment.signing import private_key, public_key, sign_bundle, verify_bundle
+from mlops_kit.deployment.bundles.bundle import BundleError, build_bundle, bundle_digest, check_bundle
+from mlops_kit.deployment.bundles.signing import private_key, public_key, sign_bundle, verify_bundle
+from mlops_kit.deployment.releases.probing import SAME
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "samples/package"
@@ -164,7 +164,9 @@ def test_the_image_serves_with_nothing_but_its_own_environment(built, tmp_path):
     install = [*uv, "pip", "install", "-q", "--python", python]
     subprocess.run([*install, "--require-hashes", "-r", bundle / "environment/requirements.txt"], check=True)
     subprocess.run([*install, "--no-deps", *bundle.glob("environment/*.whl")], check=True)
-    again = "import sys, pathlib, mlops_kit.deployment.wheel as w; print(w.build_wheel(pathlib.Path(sys.argv[1])))"
+    again = (
+        "import sys, pathlib, mlops_kit.deployment.bundles.wheel as w; print(w.build_wheel(pathlib.Path(sys.argv[1])))"
+    )
     made = subprocess.run([python, "-c", again, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=True)
     (wheel,) = bundle.glob("environment/*.whl")
     assert Path(made.stdout.strip()).read_bytes() == wheel.read_bytes(), "an installed kit packs another wheel"
@@ -240,7 +242,7 @@ KEEP = """
 import sys
 from pathlib import Path
 from mlops_kit.deployment.package import keep_bundle
-from mlops_kit.deployment.signing import private_key
+from mlops_kit.deployment.bundles.signing import private_key
 home, bundle = map(Path, sys.argv[1:])
 print("ready", flush=True)
 print(keep_bundle(home, bundle, private_key(Path.cwd(), "dev")))

@@ -18,11 +18,11 @@ import polars as pl
 import pytest
 from endpoint_fixture import GOLDEN, PACKAGE, ROWS, kill_all, new_endpoint, score, write_bundle
 
-from mlops_kit.deployment.collected import list_collected, read_collected
-from mlops_kit.deployment.collector import INPUTS, OUTPUTS, Collector
-from mlops_kit.deployment.collector_disk import read_counters, remove_oldest
-from mlops_kit.deployment.endpoint import await_ready, start_endpoint, stop_endpoint
-from mlops_kit.deployment.state import add_deployment, set_traffic
+from mlops_kit.deployment.endpoint.lifecycle import await_ready, start_endpoint, stop_endpoint
+from mlops_kit.deployment.endpoint.state import add_deployment, set_traffic
+from mlops_kit.deployment.inference.collected import list_collected, read_collected
+from mlops_kit.deployment.inference.collector import INPUTS, OUTPUTS, Collector
+from mlops_kit.deployment.inference.collector_disk import read_counters, remove_oldest
 
 NAMES = ["carrier", "distance", "temp"]
 SCORES = np.array([[0.25, 0.75]])
@@ -46,7 +46,7 @@ BUSY = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from mlops_kit.deployment.collector import Collector
+from mlops_kit.deployment.inference.collector import Collector
 place, who, rate, number = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 collector = Collector(place / "collected", place.name, "blue", "7")
 for count in range(number):
@@ -60,7 +60,7 @@ FULL = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from mlops_kit.deployment.collector import Collector
+from mlops_kit.deployment.inference.collector import Collector
 place, filler = Path(sys.argv[1]), Path(sys.argv[2])
 collector = Collector(place / "collected", place.name, "blue", "7")
 def send(first, last):

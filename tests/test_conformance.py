@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import lacking
 
-from mlops_kit.deployment.bundle import build_bundle
-from mlops_kit.deployment.probing import SAME
+from mlops_kit.deployment.bundles.bundle import build_bundle
+from mlops_kit.deployment.releases.probing import SAME
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / ".venv/peers/bin/azmlinfsrv"  # Needs an older pydantic, so it has an environment of its own

@@ -34,18 +34,17 @@ from endpoint_fixture import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.endpoint import (
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.endpoint.keys import read_keys, rotate_key
+from mlops_kit.deployment.endpoint.lifecycle import (
     await_ready,
     endpoint_status,
     read_evidence,
     start_endpoint,
     stop_endpoint,
 )
-from mlops_kit.deployment.keys import read_keys, rotate_key
-from mlops_kit.deployment.nginx import write_nginx
-from mlops_kit.deployment.probing import SAME
-from mlops_kit.deployment.state import (
+from mlops_kit.deployment.endpoint.nginx import write_nginx
+from mlops_kit.deployment.endpoint.state import (
     EndpointError,
     add_deployment,
     change_endpoint,
@@ -55,6 +54,7 @@ from mlops_kit.deployment.state import (
     set_mirror,
     set_traffic,
 )
+from mlops_kit.deployment.releases.probing import SAME
 from mlops_kit.project import write_file
 
 

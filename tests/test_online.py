@@ -16,11 +16,11 @@ from endpoint_fixture import kill_all, new_endpoint, until, write_bundle
 from mlops_kit.dataops.online import OnlineStore
 from mlops_kit.dataops.state import FileState, MemoryState, StateStore
 from mlops_kit.dataops.totals import list_logs
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.endpoint import await_ready, endpoint_status, start_endpoint, stop_endpoint
-from mlops_kit.deployment.lookup import FeatureStore, KeyLookup, Lookup, feed, lookup_file, lookup_place, take
-from mlops_kit.deployment.schema import Refused
-from mlops_kit.deployment.state import add_deployment, set_traffic
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.endpoint.lifecycle import await_ready, endpoint_status, start_endpoint, stop_endpoint
+from mlops_kit.deployment.endpoint.state import add_deployment, set_traffic
+from mlops_kit.deployment.inference.lookup import FeatureStore, KeyLookup, Lookup, feed, lookup_file, lookup_place, take
+from mlops_kit.deployment.inference.schema import Refused
 from mlops_kit.steps import read_tables
 from mlops_kit.workloads.flights_features import build_features, build_schedule, key, views
 from mlops_kit.workloads.flights_online import online
@@ -222,7 +222,7 @@ FEEDER = """
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from mlops_kit.deployment.lookup import FeatureStore, feed
+from mlops_kit.deployment.inference.lookup import FeatureStore, feed
 from mlops_kit.steps import read_tables
 from mlops_kit.workloads.flights_online import online
 silver, until = read_tables("samples/silver"), datetime(2013, 10, 1)
@@ -264,9 +264,9 @@ def test_a_feeder_that_is_killed_again_and_again_leaves_only_whole_feeds(sample,
 
 
 def test_a_request_by_keys_is_answered_as_the_features_are(sample, tmp_path):
-    from mlops_kit.deployment.bundle import build_bundle
-    from mlops_kit.deployment.scoring import load_scorer
-    from mlops_kit.deployment.worker import Worker
+    from mlops_kit.deployment.bundles.bundle import build_bundle
+    from mlops_kit.deployment.endpoint.worker import Worker
+    from mlops_kit.deployment.inference.scoring import load_scorer
     from mlops_kit.project import path
 
     silver, gold = sample

@@ -9,10 +9,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from mlops_kit.deployment.forms import read_body
-from mlops_kit.deployment.openapi import describe_api
-from mlops_kit.deployment.schema import Refused
-from mlops_kit.deployment.scoring import load_scorer
+from mlops_kit.deployment.inference.forms import read_body
+from mlops_kit.deployment.inference.openapi import describe_api
+from mlops_kit.deployment.inference.schema import Refused
+from mlops_kit.deployment.inference.scoring import load_scorer
 
 PACKAGE = Path(__file__).parents[1] / "samples/package"
 SCORER = load_scorer(PACKAGE)

@@ -31,12 +31,12 @@ from released import (
     truncated,
 )
 
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.release_page import release_page
-from mlops_kit.deployment.release_record import open_record, read_records
-from mlops_kit.deployment.replay import replay
-from mlops_kit.deployment.rollout import release, roll_back
-from mlops_kit.deployment.state import read_endpoint, read_live
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.endpoint.state import read_endpoint, read_live
+from mlops_kit.deployment.releases.release_page import release_page
+from mlops_kit.deployment.releases.release_record import open_record, read_records
+from mlops_kit.deployment.releases.replay import replay
+from mlops_kit.deployment.releases.rollout import release, roll_back
 from mlops_kit.project import KitError
 
 

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from conftest import Project
 
-from mlops_kit.deployment.client import ask
-from mlops_kit.deployment.probing import SAME
-from mlops_kit.deployment.replay import replay
+from mlops_kit.deployment.endpoint.client import ask
+from mlops_kit.deployment.releases.probing import SAME
+from mlops_kit.deployment.releases.replay import replay
 from mlops_kit.steps import read_table
 from mlops_kit.training.models import fit_model, load_model, predict, save_model
 
@@ -158,7 +158,7 @@ def test_words_that_are_wrong_say_what_is_right(served):
 @pytest.mark.slow
 def test_production_is_released_to_by_ci_with_an_approval_or_with_a_reason(shop):
     """By hand it is refused; by CI without an approval as well; broken glass is written down."""
-    from mlops_kit.deployment.signing import private_key, public_key
+    from mlops_kit.deployment.bundles.signing import private_key, public_key
 
     key = private_key(ROOT, "dev")
     (shop.root / "trusted.pub").write_bytes(public_key(key))

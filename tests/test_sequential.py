@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mlops_kit.deployment.gates import FAIL, HOLD, PASS, Step, judge_errors, judge_scores
-from mlops_kit.deployment.sequential import Sums, _beaten, error_evidence, mean_bounds, rate_bounds, trials_for
+from mlops_kit.deployment.releases.gates import FAIL, HOLD, PASS, Step, judge_errors, judge_scores
+from mlops_kit.deployment.releases.sequential import Sums, _beaten, error_evidence, mean_bounds, rate_bounds, trials_for
 
 RUNS, REQUESTS, EVERY, SHARE, ALPHA = 2000, 20_000, 200, 0.1, 0.05
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mlops_kit.deployment.collected import (
+from mlops_kit.deployment.inference.collected import (
     KEY,
     column_types,
     count_losses,
@@ -26,10 +26,10 @@ from mlops_kit.deployment.collected import (
     read_labels,
     stack,
 )
-from .collector import Collector
-from .forms import read_body
-from .replay import as_requests
-from .scoring import load_scorer
+from .inference.collector import Collector
+from .inference.forms import read_body
+from .releases.replay import as_requests
+from .inference.scoring import load_scorer
 from ..partitions import map_partitions
 from ..probes import registry_home
 from ..project import read_json, write_file

@@ -14,7 +14,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .lookup import FeatureStore, feed, load_online, lookup_file, lookup_place, open_lookup
+from mlops_kit.deployment.inference.lookup import (
+    FeatureStore,
+    feed,
+    load_online,
+    lookup_file,
+    lookup_place,
+    open_lookup,
+)
 from ..probes import registry_home
 from ..project import SettingsError, write_file
 from ..steps import Effect, Input, Output, log, path, read_tables

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import BundleError, build_bundle, bundle_digest, check_bundle, read_manifest
-from .forms import read_rows
-from .probing import SAME
-from .scoring import load_scorer
-from .signing import private_key, public_key, sign_bundle, verify_bundle
+from .bundles.bundle import BundleError, build_bundle, bundle_digest, check_bundle, read_manifest
+from .inference.forms import read_rows
+from .releases.probing import SAME
+from .inference.scoring import load_scorer
+from .bundles.signing import private_key, public_key, sign_bundle, verify_bundle
 from ..probes import fetch_version, package_place, tracking_uri
 from ..project import read_json
 from ..steps import Output, Probe, gate, log, path, read_task

@@ -18,18 +18,18 @@ from typing import Any
 
 import polars as pl
 
-from .bundle import build_bundle, read_manifest
-from .client import ask
-from .configure import configure_endpoint, noter, restorer
-from .endpoint import start_endpoint, stop_endpoint
+from .bundles.bundle import build_bundle, read_manifest
+from .endpoint.client import ask
+from .endpoint.configure import configure_endpoint, noter, restorer
+from .endpoint.lifecycle import start_endpoint, stop_endpoint
 from .package import keep_bundle
-from .production import check_right
-from .release_page import write_release_page
-from .release_record import PROMOTED
-from .replay import replay, summarise
-from .rollout import release
-from .signing import private_key
-from .state import endpoint_place, is_alive, read_endpoint, read_live
+from .releases.production import check_right
+from .releases.release_page import write_release_page
+from .releases.release_record import PROMOTED
+from .releases.replay import replay, summarise
+from .releases.rollout import release
+from .bundles.signing import private_key
+from .endpoint.state import endpoint_place, is_alive, read_endpoint, read_live
 from ..ledger import read_events
 from ..probes import registry_home, tracking_uri
 from ..project import find_root, write_file

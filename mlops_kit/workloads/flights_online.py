@@ -8,7 +8,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/workloads/flights_online.html.md"""
 __all__ = ['online']
 
 # %% ../../nbs/workloads/flights_online.ipynb #a67361e8
-from ..deployment.lookup import Join, Online
+from ..deployment.inference.lookup import Join, Online
 from mlops_kit.workloads.flights_features import (
     REACH,
     WEATHER,
