@@ -79,7 +79,7 @@ def _end(record: dict[str, Any]) -> None:
         what = f"version {record['version']} was {record['state']}: {record['reason']}"
         raise GateFailed(what, record["name"], remedy)
 
-# %% ../nbs/16_cli_release.ipynb #3898291c
+# %% ../nbs/16_cli_release.ipynb #6af650c5
 @app.command(rich_help_panel=DEPLOY)
 def rollback(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Endpoint; the only one by default.")] = "",
@@ -98,9 +98,7 @@ def rollback(
     home, environment, uri = _environment(env)
     place = find_endpoint(home, name)
     record = roll_back(place, find_identity(), why, restorer(home, uri, place.name), noter(home, place.name))
-    from mlops_kit.deployment.releases.release_page import (
-        write_release_page,
-    )  # Drawing is loaded once the traffic is back
+    from mlops_kit.deployment.releases.release_page import write_release_page  # Slow to load: the traffic is back
 
     write_release_page(place, record, environment)
     show(record, record["reason"], as_json)

@@ -203,7 +203,8 @@ def test_a_model_that_never_comes_to_an_end(place, versions):
 def test_a_slow_model(place, versions):
     slow = {"shadow": 0, "latency_ms_at_most": 250.0, "latency_ratio_at_most": 2.0}
     record = stopped(place, versions, idle_trees, rules=slow, together=20)
-    assert record["stage"] == "canary 30%" and "slowdown" in record["reason"]
+    assert record["stage"] == "canary 30%"
+    assert "slowdown failed" in record["reason"] or "latency failed" in record["reason"]  # Whichever bar it meets first
 
 
 def test_a_model_that_answers_with_no_number(place, versions):

@@ -103,6 +103,9 @@ def test_a_good_version_comes_to_serve_and_goes_again_unnoticed(place, versions)
     assert serving(place) == {"7": 100} and back["version"] == "7"
     time.sleep(0.3)  # The front follows within a tenth of a second
     assert ask(place, body=real_rows().head(1).to_dicts()).headers["x-model-version"] == "7"
+    with pytest.raises(KitError, match="version 7 serves since the rollback"):
+        roll_back(place, "Ada", "typed twice")
+    assert serving(place) == {"7": 100}
 
 
 BAD = {
@@ -361,6 +364,8 @@ def test_a_killed_rollback_is_ended_and_not_turned_round(place, versions):
     told = []
     record = roll_back(place, "Grace", "again", restore=told.append)
     assert (record["by"], told, serving(place)) == ("Ada", ["7"], {"7": 100}) and open_record(place) is None
-    subprocess.run(words, timeout=60, check=False)  # Back to 8, and killed
-    record = quietly(place, versions.make("7"), versions, Clients(place), restore=told.append)
-    assert told == ["7", "8"] and record["champion_version"] == "8" and serving(place) == {"7": 100}
+    good = versions.make("8", slightly_other)
+    assert quietly(place, good, versions, Clients(place))["state"] == "promoted"
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
+    record = quietly(place, good, versions, Clients(place), restore=told.append)  # Ends the rollback first
+    assert told == ["7", "7"] and record["champion_version"] == "7" and serving(place) == {"8": 100}

@@ -22,7 +22,7 @@ from typing import Any
 from ...project import StoreError, nearest, read_json, write_file
 from ...store import writing
 
-# %% ../../../nbs/deployment/releases/release_record.ipynb #d978937c
+# %% ../../../nbs/deployment/releases/release_record.ipynb #bfcd8fd3
 SCHEMA = 1
 RUNNING, HELD, PROMOTED, ROLLED_BACK, REFUSED = "running", "held", "promoted", "rolled back", "refused"
 OPEN = (RUNNING, HELD)  # States in which a release is not over
@@ -58,8 +58,9 @@ def read_records(
     place: Path,  # Folder of the endpoint
 ) -> list[dict[str, Any]]:  # Oldest first
     "Read all records of an endpoint."
-    found = [read_json(file) for file in sorted((place / "releases").glob("*/record.json"))]
-    return [record for record in found if isinstance(record, dict) and record.get("schema") == SCHEMA]
+    found = [read_json(file) for file in (place / "releases").glob("*/record.json")]
+    known = [record for record in found if isinstance(record, dict) and record.get("schema") == SCHEMA]
+    return sorted(known, key=lambda record: record["began"])  # To the millisecond
 
 
 def open_record(

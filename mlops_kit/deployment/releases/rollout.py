@@ -7,7 +7,7 @@ Docs: https://mlops-kit.github.io/mlops-kit/deployment/releases/rollout.html.md"
 # %% auto #0
 __all__ = ['release', 'roll_back']
 
-# %% ../../../nbs/deployment/releases/rollout.ipynb #d529b7b2
+# %% ../../../nbs/deployment/releases/rollout.ipynb #59474e49
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from mlops_kit.deployment.releases.release_record import (
     new_record,
     now,
     open_record,
+    read_records,
     releasing,
     save_record,
 )
@@ -176,7 +177,7 @@ def _driven(traffic: Callable[[threading.Event], Any] | None) -> Iterator[None]:
         if thread:
             thread.join(30)
 
-# %% ../../../nbs/deployment/releases/rollout.ipynb #9099b174
+# %% ../../../nbs/deployment/releases/rollout.ipynb #0c0f7b5a
 def roll_back(
     place: Path,  # Folder of the endpoint
     by: str,  # Who rolls back
@@ -197,6 +198,12 @@ def roll_back(
 
 
 def _begin_back(place: Path, by: str, why: str) -> dict[str, Any]:
+    "Going back twice would bring the bad version back."
+    last = next(reversed(read_records(place)), None)
+    if last and last["kind"] == "rollback":
+        what = f"version {last['version']} serves since the rollback of {last['ended'][:16].replace('T', ' ')}"
+        remedy = f"To bring back what it replaced: mlops-kit release {place.name} --version {last['champion_version']}."
+        raise EndpointError(f"{what}, and nothing was released after it", str(place), remedy)
     before, serves = _find_previous(place)
     versions = {name: about.get("version", "") for name, about in read_endpoint(place)["deployments"].items()}
     facts = {"new": before, "version": versions[before], "champion": serves, "name": place.name}
