@@ -7,7 +7,7 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from mlops_kit.deployment.inference.schema import Rows
+from mlops_kit.deployment.inference.rows import Rows
 from mlops_kit.deployment.inference.scoring import load_scorer
 
 

@@ -20,7 +20,7 @@ from mlops_kit.deployment.endpoint.client import ask
 from mlops_kit.deployment.endpoint.lifecycle import await_ready, endpoint_status, start_endpoint, stop_endpoint
 from mlops_kit.deployment.endpoint.state import add_deployment, set_traffic
 from mlops_kit.deployment.inference.lookup import FeatureStore, KeyLookup, Lookup, feed, lookup_file, lookup_place, take
-from mlops_kit.deployment.inference.schema import Refused
+from mlops_kit.deployment.inference.rows import Refused
 from mlops_kit.steps import read_tables
 from mlops_kit.workloads.flights_features import build_features, build_schedule, key, views
 from mlops_kit.workloads.flights_online import online

@@ -11,7 +11,7 @@ from openapi_spec_validator import validate
 
 from mlops_kit.deployment.inference.forms import read_body
 from mlops_kit.deployment.inference.openapi import describe_api
-from mlops_kit.deployment.inference.schema import Refused
+from mlops_kit.deployment.inference.rows import Refused
 from mlops_kit.deployment.inference.scoring import load_scorer
 
 PACKAGE = Path(__file__).parents[1] / "samples/package"

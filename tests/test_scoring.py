@@ -15,7 +15,7 @@ import pytest
 
 from mlops_kit.deployment.inference.forms import read_body
 from mlops_kit.deployment.inference.onnx_trees import TOLERANCE, pack_trees
-from mlops_kit.deployment.inference.schema import Refused, frame_as_rows
+from mlops_kit.deployment.inference.rows import Refused, frame_as_rows
 from mlops_kit.deployment.inference.scoring import BundleError, load_scorer
 from mlops_kit.training.calibration import fit_calibration
 from mlops_kit.training.models import fit_model, predict, save_model

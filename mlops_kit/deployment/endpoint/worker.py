@@ -26,7 +26,7 @@ from ..bundles.bundle import check_bundle
 from ..inference.collector import Collector
 from .door import Headers, read_request, respond, serve
 from ..inference.forms import read_body
-from ..inference.schema import Refused, Rows, rows_as_keys
+from ..inference.rows import Refused, Rows, rows_as_keys
 from ..inference.scoring import load_scorer
 from ..bundles.signing import verify_bundle
 from .state import EndpointError

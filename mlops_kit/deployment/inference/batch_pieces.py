@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .batch_rows import as_rows, split_rows
 from .collector import INPUTS, OUTPUTS, event_head, is_sampled, make_line, write_rows
-from .schema import Refused, Rows
+from .rows import Refused, Rows
 from .scoring import Scorer
 from ...project import StepError, write_file
 from ...tables import write_table

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .schema import Refused, Rows, Rule, Schema
+from .rows import Refused, Rows
+from .schema import Rule, Schema
 from ...project import SettingsError, nearest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from .schema import MISSING, Refused, Rows, check_marks, fault, records_as_rows, shorten
+from .rows import MISSING, Refused, Rows, check_marks, fault, records_as_rows, shorten
 from ...project import nearest
 
 # %% ../../../nbs/deployment/inference/forms.ipynb #56debcd6

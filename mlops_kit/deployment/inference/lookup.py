@@ -24,7 +24,7 @@ from ...dataops.online import ChangedEvent, OnlineStore
 from ...dataops.state import StateStore
 from ...dataops.totals import list_logs
 from ...dataops.views import FeatureView
-from .schema import Refused, fault
+from .rows import Refused, fault
 from ...project import StoreError
 from ...steps import load_online_of
 from ...tables import to_polars

@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'MOST_LISTED', 'REFUSALS', 'describe_api']
 # %% ../../../nbs/deployment/inference/openapi.ipynb #a70002a8
 from typing import Any
 
-from .schema import MOST_ERRORS
+from .rows import MOST_ERRORS
 
 # %% ../../../nbs/deployment/inference/openapi.ipynb #9086e298
 KINDS = {"long": "integer", "double": "number", "boolean": "boolean", "string": "string"}

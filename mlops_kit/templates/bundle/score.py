@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mlops_kit.deployment.inference.forms import read_body
-from mlops_kit.deployment.inference.schema import Refused
+from mlops_kit.deployment.inference.rows import Refused
 from mlops_kit.deployment.inference.scoring import Scorer, load_scorer
 
 scorer: Scorer  # Set by init()
