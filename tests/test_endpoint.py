@@ -577,4 +577,5 @@ def test_random_kills_under_load_lose_no_request(place):
             kill(chance.choice([pid for pid in targets if pid]))
             time.sleep(chance.uniform(0.1, 2.0))
             assert until(lambda: is_kept(place) and pids(place, "blue"), 40)
+            assert score(place).status == 200  # After those that waited: one whose second worker dies, too, is given up
     assert {*client.codes} == {200}
