@@ -122,7 +122,7 @@ def list_processes(
     workers = [mark for told in live.get("deployments", {}).values() for mark in told["workers"]]
     return [mark for mark in (live.get("supervisor"), live.get("front"), *workers) if mark and mark.get("pid")]
 
-# %% ../../../nbs/deployment/endpoint/lifecycle.ipynb #a63b4350
+# %% ../../../nbs/deployment/endpoint/lifecycle.ipynb #1a35030c
 def await_ready(
     place: Path,  # Folder of the endpoint
     name: str,  # Deployment
@@ -135,7 +135,7 @@ def await_ready(
         told = read_live(place).get("deployments", {}).get(name, {})
         if told.get("digest") == digest and told.get("ejected"):
             raise EndpointError(f"`{name}` does not start: {told['ejected']}", str(place), _LOGS.format(name))
-        if told.get("digest") == digest and told.get("current") and _is_known(place, name):
+        if told.get("digest") == digest and told.get("current") and _is_known(place, name, digest):
             return told
         if time.monotonic() > end:
             what = f"`{name}` was not ready within {seconds:g} s: {told.get('last_words') or 'it is still loading'}"
@@ -143,10 +143,10 @@ def await_ready(
         time.sleep(PAUSE)
 
 
-def _is_known(place: Path, name: str) -> bool:
+def _is_known(place: Path, name: str, digest: str) -> bool:
     "The front follows the supervisor within a tenth of a second."
     try:
-        return bool(read_evidence(place)["deployments"].get(name, {}).get("ready"))
+        return read_evidence(place)["deployments"].get(name, {}).get("bundle") == digest
     except EndpointError:
         return False
 

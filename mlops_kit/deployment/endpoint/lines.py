@@ -89,7 +89,7 @@ class Line(asyncio.Protocol):
         self.status, self.rested = self.parser.get_status_code(), time.monotonic()
         return again
 
-# %% ../../../nbs/deployment/endpoint/lines.ipynb #fc345121
+# %% ../../../nbs/deployment/endpoint/lines.ipynb #97b3b240
 @dataclass(frozen=True)
 class Answer:
     "What a deployment answered."
@@ -102,10 +102,10 @@ class Answer:
 
 
 class Lines:
-    "Connections to the workers, by the socket of their deployment."
+    "Connections to the workers, by socket and bundle: two bundles of one name follow each other at one socket."
 
     def __init__(self) -> None:
-        self.resting: dict[str, list[Line]] = {}
+        self.resting: dict[tuple[str, str], list[Line]] = {}
 
     async def ask(
         self,
@@ -118,24 +118,24 @@ class Lines:
         "Ask a deployment; an error of the connection is raised."
         try:
             async with asyncio.timeout(seconds):
-                line = await self._take(target.socket, fresh)
+                line = await self._take(target, fresh)
                 again = await line.ask(write_head(headers, len(body)), body)
         except TimeoutError:
             return Answer(target, 504)
         if again:
-            self.resting[target.socket].append(line)
+            self.resting[target.socket, target.bundle].append(line)
         else:
             line.transport.close()
         return Answer(target, line.status, b"".join(line.parts), line.headers)
 
-    async def _take(self, socket: str, fresh: bool) -> Line:
-        resting = self.resting.setdefault(socket, [])
+    async def _take(self, target: Target, fresh: bool) -> Line:
+        resting = self.resting.setdefault((target.socket, target.bundle), [])
         while resting and not fresh:
             line = resting.pop()
             if line.rests():
                 return line
             line.transport.close()
-        _, line = await asyncio.get_running_loop().create_unix_connection(Line, socket)
+        _, line = await asyncio.get_running_loop().create_unix_connection(Line, target.socket)
         return line
 
     async def close(self) -> None:

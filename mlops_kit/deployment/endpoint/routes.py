@@ -163,7 +163,7 @@ async def metrics(
     kind = (b"content-type", exposition.CONTENT_TYPE_LATEST.encode())
     return Reply(200, exposition.generate_latest(registry), kind=kind)
 
-# %% ../../../nbs/deployment/endpoint/routes.ipynb #ba10e541
+# %% ../../../nbs/deployment/endpoint/routes.ipynb #4eac6c78
 async def evidence(
     front: Front,
     request: Request,
@@ -177,7 +177,8 @@ async def evidence(
     for name, counts in relay.counts.items():
         if name in front.digests:
             ejected = live.get(name, {}).get("ejected") or relay.health[name].ejected
-            now = {"ready": live.get(name, {}).get("ready", 0), "ejected": ejected}
+            bundle = relay.table.targets[name].bundle if name in relay.table.targets else ""
+            now = {"ready": live.get(name, {}).get("ready", 0), "ejected": ejected, "bundle": bundle}
             deployments[name] = counts.told() | now | {"restarts": live.get(name, {}).get("restarts", 0)}
     shadow = {name: shadow.told() for name, shadow in relay.mirror.shadows.items()}
     said = {"epoch": front.epoch, "deployments": deployments, "shadow": shadow, "turned_away": front.turned_away}

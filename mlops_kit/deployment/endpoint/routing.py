@@ -13,7 +13,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-# %% ../../../nbs/deployment/endpoint/routing.ipynb #d6b1555d
+# %% ../../../nbs/deployment/endpoint/routing.ipynb #41d7a63d
 @dataclass(frozen=True)
 class Target:
     "A deployment, as far as a request needs to know it."
@@ -24,6 +24,7 @@ class Target:
     threshold: float | None = None
     ready: bool = True  # Whether a worker can answer now
     ejected: str = ""  # Why the supervisor took it out
+    bundle: str = ""  # Digest of what answers there; nothing while a worker of the bundle before may
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def make_table(
         if now.get("socket"):
             ready, ejected = now.get("ready", 0) > 0, now.get("ejected", "")
             version, threshold = str(known.get("version", "")), known.get("threshold")
-            targets[name] = Target(name, now["socket"], version, threshold, ready, ejected)
+            bundle = now.get("digest", "") if now.get("current") else ""
+            targets[name] = Target(name, now["socket"], version, threshold, ready, ejected, bundle)
     told = live.get("deployments", {})
     hopeful = any(not told.get(name, {}).get("ejected") for name in state["traffic"])
     return Table(targets, dict(state["traffic"]), dict(state["mirror_traffic"]), hopeful or bool(targets))
